@@ -1,0 +1,45 @@
+"""The Multi-Margin Loss and its rivals for collaborative filtering, plugged into reczoo from outside.
+
+Importing this package needs torch and pydantic alone: recbox, fuxictr and the kernel libraries load
+when their host or engine is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mml_plugin.errors import UserError
+from mml_plugin.registry import available_losses, build_loss, get_spec
+
+__version__ = "0.1.0"
+__all__ = [
+    "UserError",
+    "__version__",
+    "available_losses",
+    "build_loss",
+    "get_spec",
+    "register",
+    "registered",
+    "unregister",
+]
+
+
+def register() -> None:
+    """Let stock recbox models accept our losses by name (see :mod:`mml_plugin.hosts.recbox`)."""
+    from mml_plugin.hosts import recbox
+
+    recbox.register()
+
+
+def unregister() -> None:
+    """Put back the very objects that :func:`register` replaced."""
+    from mml_plugin.hosts import recbox
+
+    recbox.unregister()
+
+
+def registered() -> Any:
+    """A context manager: :func:`register` on entry, :func:`unregister` on exit."""
+    from mml_plugin.hosts import recbox
+
+    return recbox.registered()

@@ -1,0 +1,79 @@
+"""The command line: ``mml`` and ``python -m mml_plugin``. A command's module loads when the command is used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from mml_plugin.errors import UserError, nearest
+
+# command -> "module:attribute" of its click command
+COMMANDS = {
+    "data": "mml_plugin.cli.data:data",
+    "env": "mml_plugin.cli.env:env",
+    "losses": "mml_plugin.cli.losses:losses",
+    "quickstart": "mml_plugin.cli.quickstart:quickstart",
+    "train": "mml_plugin.cli.train:train",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the caller of :func:`main` fixes for every command."""
+
+    default_config: Path
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on use, so that ``mml losses`` never imports recbox."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name].split(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def resolve_command(self, ctx, args):
+        if args and args[0] not in COMMANDS:
+            raise UserError(f"there is no command '{args[0]}'; {nearest(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mml_plugin", prog_name="mml")
+def cli() -> None:
+    """Train and compare contrastive losses for collaborative filtering."""
+
+
+def main(argv: Sequence[str] | None = None, default_config: Path | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: the words after the program's name; default ``sys.argv[1:]``.
+        default_config: the folder meant when ``--config`` is not given; default ``./config``.
+
+    Returns:
+        0 on success, 2 for a user's mistake (one sentence on standard error), 130 after Ctrl-C,
+        1 when a command reports that a part of its work failed.
+    """
+    settings = Settings(default_config or Path("config"))
+    try:
+        code = cli.main(args=list(sys.argv[1:] if argv is None else argv), standalone_mode=False, obj=settings)
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped", err=True)
+        return 130
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,86 @@
+"""Files that are either complete or not there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from mml_plugin.errors import UserError
+
+_SAYS = {
+    errno.ENOSPC: "there is no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than the limit set for this process",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "permission is denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+}
+
+
+@contextmanager
+def writing(what: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn an operating-system refusal to write ``what`` into a :class:`UserError` of one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _SAYS:
+            raise
+        raise UserError(f"cannot write {os.fspath(what)}: {_SAYS[error.errno]}") from error
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Create ``path`` and its parents; a :class:`UserError` where that is not possible."""
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"cannot write to {folder}: it is a file, not a folder")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO]:
+    """Open a temporary file beside ``path`` and rename it there when the block ends well.
+
+    Args:
+        path: the file to replace or create; its folder is created.
+        mode: ``"w"`` (UTF-8 text, newlines untouched) or ``"wb"``.
+
+    Raises:
+        UserError: when the disk is full or the folder cannot be written. Whatever stood at ``path``
+            before is still there, and no temporary file is left.
+    """
+    target = Path(path)
+    make_folder(target.parent)
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    with writing(target):
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, mode, **text) as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def checksum(path: str | os.PathLike[str], algorithm: str = "md5") -> str:
+    """The hex digest of a file's content, read in chunks."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with open(path, "rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
