@@ -1,0 +1,48 @@
+# Every target installs what it needs into $(VENV) from the lock file first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+RUFF_PATHS := mml_plugin model_zoo tests benchmarks run_expid.py run_param_tuner.py
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-slow lint types lock matrix clean
+
+help:  ## say what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; ok = (3, 10) <= v <= (3, 13); print("" if ok else "Python 3.10 to 3.13 is needed, this is %d.%d; name another one: make PYTHON=python3.12 ..." % v, end=""); sys.exit(not ok)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+quickstart: $(INSTALLED)  ## install, then compare CCL and MML on a small built-in data set
+	$(BIN)/mml quickstart
+
+test: $(INSTALLED)  ## install, then run the tests (no network, no GPU, under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow and not gpu"
+
+test-slow: $(INSTALLED)  ## the tests that are too slow for `make test`
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m slow
+
+lint: $(INSTALLED)  ## format and lint; fails when something had to be changed or is wrong
+	$(BIN)/ruff format --diff $(RUFF_PATHS) || ($(BIN)/ruff format $(RUFF_PATHS); exit 1)
+	$(BIN)/ruff check $(RUFF_PATHS)
+
+types: $(INSTALLED)  ## check the type hints
+	$(BIN)/mypy
+
+# torch's own CUDA packages stay out: pip takes the ones that the chosen torch build declares.
+lock: $(INSTALLED)  ## resolve requirements.lock anew (needs uv)
+	uv pip compile pyproject.toml --universal --extra dev --python-version 3.10 --no-annotate --no-header \
+		--constraint constraints.lock.in --quiet | grep -vE '^(nvidia-|cuda-|triton)' > requirements.lock.tmp
+	mv requirements.lock.tmp requirements.lock
+
+matrix: $(INSTALLED)  ## test the oldest and newest supported versions and write the README's table
+	$(BIN)/python benchmarks/matrix.py
+
+clean:  ## remove the environment and caches; data/ and runs/ stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info
