@@ -1,4 +1,4 @@
-"""The command line: ``mml`` and ``python -m mml_plugin``. A command's module loads when the command is used."""
+"""The command line (``mml``, ``python -m mml_plugin``); a command's module loads when it is used."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def main(argv: Sequence[str] | None = None, default_config: Path | None = None) 
     """
     settings = Settings(default_config or Path("config"))
     try:
-        code = cli.main(args=list(sys.argv[1:] if argv is None else argv), standalone_mode=False, obj=settings)
+        code = cli.main(
+            args=list(sys.argv[1:] if argv is None else argv), standalone_mode=False, obj=settings
+        )
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         return 2

@@ -1,0 +1,51 @@
+"""``mml train`` and ``run_expid.py``: run one experiment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option(
+    "--config",
+    "config_dir",
+    type=click.Path(path_type=Path),
+    help="Folder of model_config and dataset_config.",
+)
+@click.option("--expid", required=True, help="The experiment to run, for example SimpleX_yelp_mml.")
+@click.option("--gpu", type=int, default=-1, show_default=True, help="The GPU index, -1 for the CPU.")
+@click.option("--engine", default="recbox", show_default=True, help="recbox (the stock pipeline) or fast.")
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="Of the fast engine: auto, reference, numba, torch or triton.",
+)
+@click.option(
+    "--protocol", default="paper", show_default=True, help="paper (best epoch on test) or held-out."
+)
+@click.option("--valid-share", type=click.FloatRange(0, 0.5, min_open=True), default=0.1, show_default=True,
+              help="Share of each user's training items that held-out carves away.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Overrides the configuration's seed.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key; may be repeated."
+)
+@click.option(
+    "--runs",
+    "runs_dir",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Where run folders go.",
+)
+@click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
+@click.option("--overwrite", is_flag=True, help="Begin anew where a run already stands.")
+@click.option("--tensorboard", is_flag=True, help="Also write TensorBoard events into the run folder.")
+@click.pass_obj
+def train(settings, config_dir: Path | None, **request) -> None:
+    """Train and evaluate one experiment; its folder under --runs holds everything."""
+    from mml_plugin.experiment.run import RunRequest, run
+
+    run(RunRequest(config_dir=config_dir or settings.default_config, **request))

@@ -1,0 +1,91 @@
+"""What a result must say about where it came from: versions, machine, commit."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "mml_plugin",
+    "torch",
+    "numpy",
+    "pandas",
+    "recbox",
+    "fuxictr",
+    "numba",
+    "triton",
+    "faiss-cpu",
+    "h5py",
+)
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that can change a number, absent ones left out."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def processor() -> str:
+    """The processor's marketing name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    """Operating system, processor, cores this process may use, memory and devices."""
+    import psutil
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    facts: dict[str, Any] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "cores": cores,
+        "torch_threads": torch.get_num_threads(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+    }
+    if torch.cuda.is_available():
+        facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return facts
+
+
+@functools.lru_cache(maxsize=1)
+def commit() -> str:
+    """The commit this package runs from (``-dirty`` when its files differ from it), or ``"unknown"``."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return "unknown"
+    try:
+        head = _git(folder, "rev-parse", "HEAD")
+        changed = _git(
+            folder, "status", "--porcelain", "--untracked-files=no", "--", "mml_plugin", "model_zoo", "config"
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return head + ("-dirty" if changed else "")
+
+
+def _git(folder: Path, *words: str) -> str:
+    result = subprocess.run(
+        ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=20, check=True
+    )
+    return result.stdout.strip()
+
+
+def environment() -> dict[str, Any]:
+    """Everything above in one mapping, as ``result.json`` and ``mml env`` show it."""
+    return {"versions": versions(), "machine": machine(), "commit": commit()}

@@ -1,0 +1,229 @@
+"""One run: config -> folder -> engine -> files. Engines differ, this does not."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mml_plugin.devices import resolve_device
+from mml_plugin.errors import UserError, nearest
+from mml_plugin.experiment import outputs
+from mml_plugin.experiment.config import Experiment, load_experiment
+from mml_plugin.experiment.environment import environment
+from mml_plugin.experiment.identity import run_identity
+from mml_plugin.experiment.logs import log_to, show_duration
+from mml_plugin.experiment.run_folder import History, RunFolder, folder_name
+from mml_plugin.files import atomic_write
+from mml_plugin.records import EpochRecord
+from mml_plugin.registry import margins_of
+
+ENGINES = {"recbox": "mml_plugin.experiment.run_recbox", "fast": "mml_plugin.experiment.run_fast"}
+PROTOCOLS = {
+    "paper": "best epoch on the test split, as the paper and SimpleX select",
+    "held-out": "best epoch on a validation split carved from train; the test split is read once, at the end",
+}
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What the user asked for, unresolved.
+
+    Attributes:
+        expid: the experiment's name.
+        config_dir: a folder in reczoo's layout.
+        gpu: CUDA index, -1 for the CPU.
+        engine: ``"recbox"`` (stock pipeline) or ``"fast"``.
+        backend: of the fast engine; ``"auto"`` picks.
+        protocol: ``"paper"`` or ``"held-out"``.
+        seed: overrides the configuration's seed.
+        overrides: ``key=value`` strings; any of them appends a hash to the run folder's name.
+        runs_dir: where run folders are made.
+        resume: go on with an unfinished run.
+        overwrite: begin a finished or unfinished run anew.
+        valid_share: share of each user's training items that ``held-out`` carves away.
+        tensorboard: also write TensorBoard event files into the run folder.
+    """
+
+    expid: str
+    config_dir: Path
+    gpu: int = -1
+    engine: str = "recbox"
+    backend: str = "auto"
+    protocol: str = "paper"
+    seed: int | None = None
+    overrides: tuple[str, ...] = ()
+    runs_dir: Path = Path("runs")
+    resume: bool = False
+    overwrite: bool = False
+    valid_share: float = 0.1
+    tensorboard: bool = False
+
+
+@dataclass
+class Context:
+    """A resolved run, as an engine's ``train(context)`` receives it."""
+
+    request: RunRequest
+    experiment: Experiment
+    params: dict[str, Any]
+    device: torch.device
+    folder: RunFolder
+    thresholds: tuple[float, ...]
+    history: History
+    resume: bool
+    started: float = field(default_factory=time.monotonic)
+    epochs_this_time: int = 0
+    listeners: list[Any] = field(default_factory=list)
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Keep one epoch's row and say how long the rest will take."""
+        self.history.add(record)
+        self.epochs_this_time += 1
+        for listener in self.listeners:
+            listener(record)
+        epochs = int(self.params["epochs"])
+        left = (time.monotonic() - self.started) / self.epochs_this_time * (epochs - record.epoch)
+        logging.info(
+            "Epoch %d/%d: %.1f s training, %.1f s evaluation, at most %s left",
+            record.epoch, epochs, record.train_seconds, record.eval_seconds, show_duration(left),
+        )  # fmt: skip
+
+
+def run(request: RunRequest) -> RunFolder:
+    """Train and evaluate one experiment and write its run folder (design, contract 6).
+
+    Returns:
+        The finished folder.
+
+    Raises:
+        UserError: for every mistake in names, values and files; for a finished run without
+            ``overwrite``, an unfinished one without ``resume`` or ``overwrite``.
+        KeyboardInterrupt: after Ctrl-C, with the way to resume logged.
+    """
+    _check_choice("engine", request.engine, ENGINES)
+    _check_choice("protocol", request.protocol, PROTOCOLS)
+    experiment = load_experiment(request.config_dir, request.expid, request.overrides)
+    device = resolve_device(request.gpu)
+    engine = importlib.import_module(ENGINES[request.engine])
+    engine.check(experiment, request)
+    seed = request.seed if request.seed is not None else int(experiment.params["seed"])
+    params = {**experiment.params, "seed": seed, "gpu": request.gpu}
+    overridden = experiment.identity() if experiment.overridden else ""
+    folder = RunFolder(
+        Path(request.runs_dir)
+        / request.expid
+        / folder_name(request.engine, request.protocol, seed, overridden)
+    )
+    with folder.lock():
+        resume = _prepare_folder(folder, request)
+        with log_to(folder.log, append=resume):
+            context = Context(
+                request=request,
+                experiment=experiment,
+                params=params,
+                device=device,
+                folder=folder,
+                thresholds=margins_of(params["loss"], params),
+                history=History(folder.history, params["metrics"], margins_of(params["loss"], params)),
+                resume=resume,
+            )
+            _train(context, engine)
+    return folder
+
+
+def _check_choice(what: str, value: str, known: dict[str, str]) -> None:
+    if value not in known:
+        raise UserError(f"--{what} {value!r} is unknown; {nearest(value, known)}")
+
+
+def _prepare_folder(folder: RunFolder, request: RunRequest) -> bool:
+    """Decide between a new run and a resumed one; returns whether to resume."""
+    if request.resume and request.overwrite:
+        raise UserError("--resume and --overwrite exclude each other: one goes on, the other begins anew")
+    if request.overwrite:
+        folder.clear()
+        return False
+    if folder.finished:
+        raise UserError(
+            f"{folder.path} holds a finished run; --overwrite begins it anew, another --seed makes another"
+        )
+    if folder.checkpoint.is_file() and not request.resume:
+        raise UserError(
+            f"{folder.path} holds an unfinished run; --resume goes on with it, --overwrite begins it anew"
+        )
+    if request.resume and not folder.checkpoint.is_file():
+        raise UserError(f"{folder.path} holds nothing to resume; run without --resume to begin")
+    return request.resume
+
+
+def _train(context: Context, engine: Any) -> None:
+    request, folder = context.request, context.folder
+    with atomic_write(folder.config) as stream:
+        stream.write(context.experiment.to_yaml(seed=context.params["seed"]))
+    logging.info("Run folder: %s", folder.path.resolve())
+    logging.info("Engine %s, protocol %s: %s", request.engine, request.protocol, PROTOCOLS[request.protocol])
+    if request.tensorboard:
+        context.listeners.append(outputs.tensorboard_listener(folder.path))
+    try:
+        trained = engine.train(context)
+    except KeyboardInterrupt:
+        _say_how_to_resume(folder)
+        raise
+    outputs.write_vectors(folder, trained)
+    result = {
+        "expid": request.expid,
+        "engine": request.engine,
+        "protocol": request.protocol,
+        "protocol_in_words": PROTOCOLS[request.protocol],
+        "seed": context.params["seed"],
+        "best_epoch": trained.best_epoch,
+        "epochs": trained.epochs,
+        "stopped_early": trained.stopped_early,
+        "monitor": context.params["monitor"],
+        "metrics": trained.metrics,
+        "validation_metrics": trained.validation_metrics,
+        "seconds": outputs.seconds_summary(
+            context.history, time.monotonic() - context.started, trained.stages
+        ),
+        "peak_memory_bytes": max([int(row["peak_memory_bytes"]) for row in context.history.rows] or [0]),
+        "overridden": context.experiment.overridden,
+        "backend": trained.backend,
+        "device": str(context.device),
+        "threads": torch.get_num_threads(),
+        "data": trained.data,
+        "identity": run_identity(context, trained),
+        "command": command_line(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **environment(),
+    }
+    folder.write_result(result)
+    logging.info(
+        "Best epoch %d of %d; results are in %s", trained.best_epoch, trained.epochs, folder.path.resolve()
+    )
+
+
+def _say_how_to_resume(folder: RunFolder) -> None:
+    if folder.checkpoint.is_file():
+        logging.info("Stopped. Go on with: %s --resume", command_line())
+    else:
+        logging.info(
+            "Stopped before the first epoch ended; nothing is lost, begin again with --overwrite if need be"
+        )
+
+
+def command_line(argv: Sequence[str] | None = None) -> str:
+    """The command that started this process, without ``--resume`` and ``--overwrite``, ready to paste."""
+    words = list(sys.argv if argv is None else argv)
+    program = Path(words[0]).name
+    start = ["mml"] if program in {"mml", "__main__.py"} else ["python", words[0]]
+    return shlex.join(start + [w for w in words[1:] if w not in {"--resume", "--overwrite"}])

@@ -1,0 +1,174 @@
+"""The folder of one run: ``runs/<expid>/<engine>-<protocol>-s<seed>[-<hash8>]/`` and the files in it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mml_plugin.errors import UserError
+from mml_plugin.files import atomic_write, make_folder
+from mml_plugin.records import EpochRecord
+
+FIXED_COLUMNS = ("epoch", "train_loss", "learning_rate", "train_seconds", "eval_seconds", "peak_memory_bytes")
+
+
+def folder_name(engine: str, protocol: str, seed: int, override_hash: str = "") -> str:
+    """``recbox-paper-s2019``, with ``-<hash8>`` when a ``--set`` changed the experiment."""
+    return f"{engine}-{protocol}-s{seed}" + (f"-{override_hash[:8]}" if override_hash else "")
+
+
+def band_column(band: int, thresholds: Sequence[float]) -> str:
+    """The header of a band's share, with its similarity interval: ``band_1(0.6,0.7]``."""
+    low = f"{thresholds[band - 1]:g}" if band else "-inf"
+    high = f"{thresholds[band]:g}]" if band < len(thresholds) else "inf)"
+    return f"band_{band}({low},{high}"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and files of one run; nothing here knows how it is trained."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration (YAML)."""
+        return self.path / "config.yaml"
+
+    @property
+    def history(self) -> Path:
+        """One row per epoch (CSV)."""
+        return self.path / "history.csv"
+
+    @property
+    def result(self) -> Path:
+        """What the run came to (JSON); it exists only when the run finished."""
+        return self.path / "result.json"
+
+    @property
+    def log(self) -> Path:
+        """Every log line of the run."""
+        return self.path / "log.txt"
+
+    @property
+    def checkpoint(self) -> Path:
+        """What ``--resume`` needs, and the best weights."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def embeddings(self) -> Path:
+        """Ranking-ready user and item vectors."""
+        return self.path / "embeddings.safetensors"
+
+    @property
+    def per_user(self) -> Path:
+        """Each evaluated user's metrics at the reported epoch (Parquet)."""
+        return self.path / "per_user.parquet"
+
+    @property
+    def ids(self) -> Path:
+        """Original user and item ids by row (Parquet)."""
+        return self.path / "ids.parquet"
+
+    @property
+    def seen(self) -> Path:
+        """Training interactions as (user row, item row), to exclude seen items later (Parquet)."""
+        return self.path / "seen.parquet"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run wrote its result."""
+        return self.result.is_file()
+
+    def read_result(self) -> dict[str, Any]:
+        """The content of ``result.json``; a :class:`UserError` when it is missing or damaged."""
+        try:
+            return json.loads(self.result.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{self.path} holds no result.json: the run has not finished") from None
+        except (ValueError, OSError) as error:
+            raise UserError(f"{self.result} cannot be read: {error}") from None
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write ``result.json``; the last thing a run does."""
+        with atomic_write(self.result) as stream:
+            json.dump(result, stream, indent=2)
+            stream.write("\n")
+
+    def clear(self) -> None:
+        """Remove the files of an earlier run, ``result.json`` first, so that a stop never looks finished."""
+        for path in (
+            self.result,
+            self.history,
+            self.checkpoint,
+            self.embeddings,
+            self.per_user,
+            self.ids,
+            self.seen,
+        ):
+            path.unlink(missing_ok=True)
+        self.log.unlink(missing_ok=True)
+
+    def lock(self) -> FileLock:
+        """Take the folder for this process; a :class:`UserError` when another process has it.
+
+        The lock file lies beside the folder, so that a run folder holds results only.
+        """
+        make_folder(self.path)
+        lock = FileLock(str(self.path) + ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"another process is running {self.path}; wait for it or give another --seed"
+            ) from None
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path.parent}: {error.strerror}") from None
+        return lock
+
+
+class History:
+    """``history.csv``: rewritten whole after each epoch, so that it is always complete."""
+
+    def __init__(self, path: Path, metrics: Sequence[str], thresholds: Sequence[float] = ()) -> None:
+        """Args:
+        path: the file.
+        metrics: metric names in their configured order, one column each.
+        thresholds: margins in rising order; K of them give K + 1 band columns (share of negatives).
+        """
+        self.path = path
+        self.metrics = list(metrics)
+        self.bands = [band_column(b, thresholds) for b in range(len(thresholds) + 1)] if thresholds else []
+        self.rows: list[dict[str, Any]] = []
+
+    @property
+    def columns(self) -> list[str]:
+        """The header."""
+        return [*FIXED_COLUMNS[:2], *self.metrics, *FIXED_COLUMNS[2:], *self.bands]
+
+    def load(self, epochs: int) -> None:
+        """Read back the first ``epochs`` rows of an interrupted run (a later, half-done epoch is dropped)."""
+        if not self.path.is_file():
+            return
+        with open(self.path, newline="", encoding="utf-8") as stream:
+            rows = [row for row in csv.DictReader(stream) if row.get("epoch", "").isdigit()]
+        self.rows = [row for row in rows if int(row["epoch"]) <= epochs]
+
+    def add(self, record: EpochRecord) -> None:
+        """Append one epoch and write the file."""
+        row: dict[str, Any] = {name: getattr(record, name) for name in FIXED_COLUMNS}
+        row.update({name: record.metrics.get(name, "") for name in self.metrics})
+        total = sum(record.band_counts)
+        if self.bands and total:
+            row.update({name: count / total for name, count in zip(self.bands, record.band_counts)})
+        self.rows = [r for r in self.rows if int(r["epoch"]) != record.epoch] + [row]
+        with atomic_write(self.path) as stream:
+            writer = csv.DictWriter(stream, self.columns, lineterminator="\n", restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
