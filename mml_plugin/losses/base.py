@@ -1,0 +1,70 @@
+"""What every loss shares: the shape check, and computing in float32 at least."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def at_least_float32(scores: Tensor) -> Tensor:
+    """The scores, as float32 when they came as float16 or bfloat16."""
+    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+
+
+class SampledLoss(nn.Module):
+    """A loss on the scores of one positive and N sampled negatives per row.
+
+    A subclass writes :meth:`compute`. Hyper-parameters that are tensors are buffers outside the
+    ``state_dict``: they follow the module to a device and leave a host's checkpoints as they were.
+
+    Attributes:
+        needs_users: whether ``forward`` must be given ``users``.
+    """
+
+    needs_users: bool = False
+
+    def forward(self, y_pred: Tensor, y_true: Tensor | None = None, users: Tensor | None = None) -> Tensor:
+        """The batch's loss.
+
+        Args:
+            y_pred: scores ``[B, 1+N]`` of any floating type, column 0 the positive.
+            y_true: labels ``[B, 1+N]``; only the cross entropy on labels reads them.
+            users: user ids ``[B]``; only a loss with ``needs_users`` reads them.
+
+        Returns:
+            A scalar, float32 or wider.
+
+        Raises:
+            ValueError: for any other shape or type, and for missing users.
+        """
+        scores = self.checked(y_pred, y_true)
+        if self.needs_users:
+            return self.compute(scores[:, 0], scores[:, 1:], self.checked_users(users, scores))
+        return self.compute(scores[:, 0], scores[:, 1:])
+
+    def checked(self, y_pred: Tensor, y_true: Tensor | None) -> Tensor:
+        """The scores as float32 or wider; a ValueError for a wrong shape or type."""
+        if y_pred.dim() != 2 or y_pred.size(1) < 2 or y_pred.size(0) < 1:
+            raise ValueError(f"y_pred must be [B, 1+N] with N >= 1, got {list(y_pred.shape)}")
+        if not y_pred.is_floating_point():
+            raise ValueError(f"y_pred must hold floating-point scores, got {y_pred.dtype}")
+        if y_true is not None and y_true.shape != y_pred.shape:
+            raise ValueError(f"y_true must have y_pred's shape {list(y_pred.shape)}, got {list(y_true.shape)}")
+        return at_least_float32(y_pred)
+
+    def checked_users(self, users: Tensor | None, scores: Tensor) -> Tensor:
+        """``users`` as ``[B]`` on the scores' device; a ValueError when they are missing or misshapen."""
+        if users is None:
+            raise ValueError(f"{type(self).__name__} needs users[B], the user id of each row, and got none")
+        if users.numel() != scores.size(0):
+            raise ValueError(f"users must hold {scores.size(0)} ids, got shape {list(users.shape)}")
+        return users.reshape(-1).to(scores.device)
+
+    def extra_repr(self) -> str:
+        """The hyper-parameters, as ``print(module)`` shows them."""
+        public = {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in ("training", "needs_users")}
+        return ", ".join(f"{name}={value}" for name, value in public.items())
+
+    def compute(self, positive: Tensor, negatives: Tensor, *users: Tensor) -> Tensor:
+        """The loss of ``positive[B]`` and ``negatives[B, N]``, as the equation says."""
+        raise TypeError(f"{type(self).__name__} must define compute(positive, negatives)")

@@ -1,0 +1,42 @@
+"""Checks of hyper-parameters, each failing with one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mml_plugin.errors import UserError
+
+
+def number(name: str, value: float, minimum: float | None = None, above: float | None = None) -> float:
+    """``value`` as a finite float within its range (``minimum`` included, ``above`` excluded)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise UserError(f"{name} must be a finite number, got {value!r}")
+    if minimum is not None and value < minimum:
+        raise UserError(f"{name} must be at least {minimum:g}, got {value!r}")
+    if above is not None and value <= above:
+        raise UserError(f"{name} must be greater than {above:g}, got {value!r}")
+    return float(value)
+
+
+def choice(name: str, value: str, allowed: Sequence[str]) -> str:
+    """``value`` when it is one of ``allowed``."""
+    if value not in allowed:
+        raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    return value
+
+
+def checked_margins(margins: Sequence[float], weights: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Equally long lists of finite margins and of weights >= 0 that are not all 0."""
+    for name, values in (("margins", margins), ("margin_weights", weights)):
+        if isinstance(values, str) or not isinstance(values, Sequence) or not len(values):
+            raise UserError(f"{name} must be a list of at least one number, got {values!r}")
+    if len(margins) != len(weights):
+        raise UserError(
+            f"margins and margin_weights must be equally long, got {len(margins)} margins and {len(weights)} weights"
+        )
+    levels = [number(f"margins[{k}]", m) for k, m in enumerate(margins)]
+    shares = [number(f"margin_weights[{k}]", w, minimum=0.0) for k, w in enumerate(weights)]
+    if not any(shares):
+        raise UserError(f"margin_weights must not all be 0, got {list(weights)!r}")
+    return levels, shares
