@@ -1,0 +1,132 @@
+"""Our losses inside stock recbox models: one wrapper around ``MatchingModel.compile``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from mml_plugin.hosts.recbox import shims
+from mml_plugin.registry import get_spec, is_known, params_from_config
+
+# These names keep meaning recbox's own classes inside recbox.
+OWN = frozenset(
+    {
+        "CosineContrastiveLoss",
+        "MSELoss",
+        "PairwiseLogisticLoss",
+        "PairwiseMarginLoss",
+        "SigmoidCrossEntropyLoss",
+        "SoftmaxCrossEntropyLoss",
+    }
+)
+
+_undo: list[tuple[Any, str, Any]] = []
+
+
+class WithUsers(nn.Module):
+    """A loss with ``needs_users`` behind recbox's two-argument call; a model hook sets ``users``."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+        self.users: Tensor | None = None
+
+    def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
+        return self.loss(y_pred, y_true, users=self.users)
+
+
+def is_ours(loss: object) -> bool:
+    """Whether a configured loss name is one that we bring to recbox."""
+    return loss not in OWN and is_known(loss)
+
+
+def attach_loss(model: Any, loss: nn.Module) -> None:
+    """Put ``loss`` on a compiled model: on its device, its parameters trained, its users supplied."""
+    loss = loss.to(model.device)
+    parameters = list(loss.parameters())
+    if parameters:
+        model.optimizer.add_param_group({"params": parameters})
+    if not getattr(loss, "needs_users", False):
+        model.loss_fn = loss
+        return
+    model.loss_fn = WithUsers(loss)
+    field = user_field(model)
+
+    def remember_users(module: Any, inputs: tuple[Any, ...]) -> None:
+        module.loss_fn.users = inputs[0][0][field].to(module.device)
+
+    model.register_forward_pre_hook(remember_users)
+
+
+def user_field(model: Any) -> str:
+    """The column that tells users apart: the model's ``user_id_field``, else the first user category."""
+    named = getattr(model, "user_id_field", None)
+    if named:
+        return named
+    specs = model.feature_map.feature_specs
+    return next(n for n, s in specs.items() if s["source"] == "user" and s["type"] == "categorical")
+
+
+def wrap_compile(original: Callable[..., None]) -> Callable[..., None]:
+    """``compile`` that knows our losses and leaves every other name to recbox.
+
+    recbox builds its optimizer and initialises weights around the loss, so ours is put in afterwards, in
+    place of a loss that has no parameters and draws no random number.
+    """
+
+    @functools.wraps(original)
+    def compile(self: Any, lr: float = 1e-3, optimizer: Any = None, loss: Any = None, **kwargs: Any) -> None:
+        if not is_ours(loss):
+            original(self, lr=lr, optimizer=optimizer, loss=loss, **kwargs)
+            return
+        ours = get_spec(loss).cls(**params_from_config(loss, kwargs))
+        original(self, lr=lr, optimizer=optimizer, loss="MSELoss", **kwargs)
+        attach_loss(self, ours)
+
+    return compile
+
+
+def register() -> None:
+    """Let every stock recbox model accept our losses by name, and put the shims in place. Idempotent.
+
+    Raises:
+        UserError: when recbox is missing or of another version.
+    """
+    if _undo:
+        return
+    shims.check_version()
+    shims.import_recbox()
+    from recbox.matching.pytorch.models import MatchingModel
+
+    changes = [*shims.replacements(), (MatchingModel, "compile", wrap_compile(MatchingModel.compile))]
+    for owner, name, value in changes:
+        _undo.append((owner, name, owner.__dict__[name]))
+        setattr(owner, name, value)
+
+
+def unregister() -> None:
+    """Put back the very objects that :func:`register` replaced. Idempotent."""
+    while _undo:
+        owner, name, value = _undo.pop()
+        setattr(owner, name, value)
+
+
+def is_registered() -> bool:
+    """Whether :func:`register` is in force."""
+    return bool(_undo)
+
+
+@contextmanager
+def registered() -> Iterator[None]:
+    """:func:`register` for the length of a block; a registration from outside the block stays."""
+    before = is_registered()
+    register()
+    try:
+        yield
+    finally:
+        if not before:
+            unregister()

@@ -1,0 +1,51 @@
+"""Shared fixtures: one thread (the golden numbers are one thread's), and the golden data set's paths."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "data" / "golden"
+
+
+def pytest_configure(config):
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="no CUDA device on this machine")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def golden_pipeline():
+    """The 15 experiments that the original code ran, with every number it printed."""
+    return json.loads((GOLDEN / "pipeline.json").read_text())
+
+
+@pytest.fixture
+def golden_params(golden_pipeline, tmp_path):
+    """A function: experiment name -> flat parameters with paths to the golden CSV files."""
+
+    def params(name: str) -> dict:
+        tiny = GOLDEN / "tiny"
+        return {
+            **golden_pipeline[name]["config"],
+            "model_root": str(tmp_path / "models"),
+            "train_data": str(tiny / "train.csv"),
+            "valid_data": str(tiny / "test.csv"),
+            "item_corpus": str(tiny / "item_corpus.csv"),
+        }
+
+    return params
