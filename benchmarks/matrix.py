@@ -39,7 +39,7 @@ MARKERS = ("<!-- matrix:begin -->", "<!-- matrix:end -->")
 
 @dataclass(frozen=True)
 class Stack:
-    """One environment: a Python, and either the lock as it is or a few pins that pip resolves the rest around."""
+    """One environment: a Python, and the lock as it is or a few pins that pip resolves the rest around."""
 
     name: str
     python: str
@@ -103,15 +103,10 @@ def test(stack: Stack, inner: Path) -> dict[str, str]:
         code = subprocess.run(command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT).returncode
     text = log.read_text(encoding="utf-8").replace(str(ROOT), ".")
     log.write_text(text[-20000:], encoding="utf-8")
-    counts = {
-        word: number for number, word in re.findall(r"(\d+) (passed|failed|skipped)", text.splitlines()[-1])
-    }
-    show = "import sys, torch, numpy, pandas as p; print(sys.version.split()[0], *[m.__version__ for m in (torch, numpy, p)])"
-    versions = subprocess.run(
-        [str(inner), "-c", show], capture_output=True, text=True, check=True
-    ).stdout.split()
+    counts = {word: number for number, word in re.findall(r"(\d+) (passed|failed|skipped)", text.splitlines()[-1])}
+    shown = subprocess.run([str(inner), "-c", SHOW], capture_output=True, text=True, check=True)
     return {
-        **dict(zip(["python", "torch", "numpy", "pandas"], versions)),
+        **dict(zip(["python", "torch", "numpy", "pandas"], shown.stdout.split())),
         **{word: counts.get(word, "0") for word in ("passed", "failed", "skipped")},
         "outcome": "passed" if code == 0 else "failed",
     }
@@ -148,9 +143,7 @@ def write(rows: list[dict[str, str]]) -> None:
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     begin, end = (text.index(marker) for marker in MARKERS)
-    readme.write_text(
-        text[: begin + len(MARKERS[0])] + "\n" + table(ordered) + "\n" + text[end:], encoding="utf-8"
-    )
+    readme.write_text(text[: begin + len(MARKERS[0])] + "\n" + table(ordered) + "\n" + text[end:], encoding="utf-8")
 
 
 def table(rows: list[dict[str, str]]) -> str:
@@ -166,9 +159,7 @@ def table(rows: list[dict[str, str]]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=[s.name for s in STACKS], help="run this row only")
     parser.add_argument("--keep", action="store_true", help="keep the environments")
     options = parser.parse_args()
@@ -182,11 +173,7 @@ def main() -> int:
         rows.append(run(stack, options.keep))
         print(f"    {rows[-1]['outcome']}", flush=True)
         write(rows)
-    return (
-        0
-        if all(r["outcome"] == "passed" or r["outcome"].startswith("not run: no Python") for r in rows)
-        else 1
-    )
+    return 0 if all(r["outcome"] == "passed" or r["outcome"].startswith("not run: no Python") for r in rows) else 1
 
 
 if __name__ == "__main__":

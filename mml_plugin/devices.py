@@ -50,9 +50,7 @@ def resolve_device(gpu: int) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpu >= count:
         there = f"GPUs 0 to {count - 1}" if count > 1 else ("only GPU 0" if count else "no GPU")
-        raise UserError(
-            f"--gpu {gpu} is not there: torch {torch.__version__} sees {there}; --gpu -1 runs on the CPU"
-        )
+        raise UserError(f"--gpu {gpu} is not there: torch {torch.__version__} sees {there}; --gpu -1 runs on the CPU")
     capability = torch.cuda.get_device_capability(gpu)
     if not covers(torch.cuda.get_arch_list(), capability):
         name = torch.cuda.get_device_name(gpu)

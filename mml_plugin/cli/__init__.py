@@ -66,9 +66,7 @@ def main(argv: Sequence[str] | None = None, default_config: Path | None = None) 
     """
     settings = Settings(default_config or Path("config"))
     try:
-        code = cli.main(
-            args=list(sys.argv[1:] if argv is None else argv), standalone_mode=False, obj=settings
-        )
+        code = cli.main(args=list(sys.argv[1:] if argv is None else argv), standalone_mode=False, obj=settings)
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         return 2

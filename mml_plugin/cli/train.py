@@ -23,15 +23,11 @@ import click
     show_default=True,
     help="Of the fast engine: auto, reference, numba, torch or triton.",
 )
-@click.option(
-    "--protocol", default="paper", show_default=True, help="paper (best epoch on test) or held-out."
-)
+@click.option("--protocol", default="paper", show_default=True, help="paper (best epoch on test) or held-out.")
 @click.option("--valid-share", type=click.FloatRange(0, 0.5, min_open=True), default=0.1, show_default=True,
               help="Share of each user's training items that held-out carves away.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Overrides the configuration's seed.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key; may be repeated."
-)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key; may be repeated.")
 @click.option(
     "--runs",
     "runs_dir",

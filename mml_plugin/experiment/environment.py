@@ -80,9 +80,7 @@ def commit() -> str:
 
 
 def _git(folder: Path, *words: str) -> str:
-    result = subprocess.run(
-        ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=20, check=True
-    )
+    result = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=20, check=True)
     return result.stdout.strip()
 
 

@@ -101,9 +101,7 @@ def tensorboard_listener(path: Path) -> Callable[[EpochRecord], None]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise UserError(
-            "--tensorboard needs the package tensorboard: pip install 'mml_plugin[tensorboard]'"
-        ) from None
+        raise UserError("--tensorboard needs the package tensorboard: pip install 'mml_plugin[tensorboard]'") from None
     writer = SummaryWriter(str(path / "tensorboard"))
 
     def listen(record: EpochRecord) -> None:

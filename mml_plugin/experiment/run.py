@@ -120,9 +120,7 @@ def run(request: RunRequest) -> RunFolder:
     params = {**experiment.params, "seed": seed, "gpu": request.gpu}
     overridden = experiment.identity() if experiment.overridden else ""
     folder = RunFolder(
-        Path(request.runs_dir)
-        / request.expid
-        / folder_name(request.engine, request.protocol, seed, overridden)
+        Path(request.runs_dir) / request.expid / folder_name(request.engine, request.protocol, seed, overridden)
     )
     with folder.lock():
         resume = _prepare_folder(folder, request)
@@ -154,13 +152,9 @@ def _prepare_folder(folder: RunFolder, request: RunRequest) -> bool:
         folder.clear()
         return False
     if folder.finished:
-        raise UserError(
-            f"{folder.path} holds a finished run; --overwrite begins it anew, another --seed makes another"
-        )
+        raise UserError(f"{folder.path} holds a finished run; --overwrite begins it anew, another --seed makes another")
     if folder.checkpoint.is_file() and not request.resume:
-        raise UserError(
-            f"{folder.path} holds an unfinished run; --resume goes on with it, --overwrite begins it anew"
-        )
+        raise UserError(f"{folder.path} holds an unfinished run; --resume goes on with it, --overwrite begins it anew")
     if request.resume and not folder.checkpoint.is_file():
         raise UserError(f"{folder.path} holds nothing to resume; run without --resume to begin")
     return request.resume
@@ -192,9 +186,7 @@ def _train(context: Context, engine: Any) -> None:
         "monitor": context.params["monitor"],
         "metrics": trained.metrics,
         "validation_metrics": trained.validation_metrics,
-        "seconds": outputs.seconds_summary(
-            context.history, time.monotonic() - context.started, trained.stages
-        ),
+        "seconds": outputs.seconds_summary(context.history, time.monotonic() - context.started, trained.stages),
         "peak_memory_bytes": max([int(row["peak_memory_bytes"]) for row in context.history.rows] or [0]),
         "overridden": context.experiment.overridden,
         "backend": trained.backend,
@@ -207,18 +199,14 @@ def _train(context: Context, engine: Any) -> None:
         **environment(),
     }
     folder.write_result(result)
-    logging.info(
-        "Best epoch %d of %d; results are in %s", trained.best_epoch, trained.epochs, folder.path.resolve()
-    )
+    logging.info("Best epoch %d of %d; results are in %s", trained.best_epoch, trained.epochs, folder.path.resolve())
 
 
 def _say_how_to_resume(folder: RunFolder) -> None:
     if folder.checkpoint.is_file():
         logging.info("Stopped. Go on with: %s --resume", command_line())
     else:
-        logging.info(
-            "Stopped before the first epoch ended; nothing is lost, begin again with --overwrite if need be"
-        )
+        logging.info("Stopped before the first epoch ended; nothing is lost, begin again with --overwrite if need be")
 
 
 def command_line(argv: Sequence[str] | None = None) -> str:

@@ -125,9 +125,7 @@ class RunFolder:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise UserError(
-                f"another process is running {self.path}; wait for it or give another --seed"
-            ) from None
+            raise UserError(f"another process is running {self.path}; wait for it or give another --seed") from None
         except OSError as error:
             raise UserError(f"cannot write to {self.path.parent}: {error.strerror}") from None
         return lock

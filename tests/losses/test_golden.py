@@ -16,7 +16,12 @@ GOLDEN = Path(__file__).resolve().parents[1] / "data" / "golden"
 ROWS = json.loads((GOLDEN / "losses.json").read_text())
 ARRAYS = np.load(GOLDEN / "losses.npz")
 RENAMED = {"BSL(native)": "BilateralSoftmaxLoss", "BSLLoss(recbox port by the loss author)": "BSLLoss"}
-KEYS = {"tau1": "temperature", "tau2": "temperature2", "margins": "margin_values_list", "weights": "negative_weights_list"}
+KEYS = {
+    "tau1": "temperature",
+    "tau2": "temperature2",
+    "margins": "margin_values_list",
+    "weights": "negative_weights_list",
+}
 
 
 def parse(text):

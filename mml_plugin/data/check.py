@@ -1,0 +1,72 @@
+"""Is a data set what it should be? Counts, overlaps, and Table 1 for the known ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mml_plugin.data.catalog import KNOWN
+from mml_plugin.data.interactions import Interactions, load
+from mml_plugin.errors import UserError
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report: what was counted, and what was expected (None: anything)."""
+
+    what: str
+    found: float
+    expected: float | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the count is the expected one."""
+        return self.expected is None or self.found == self.expected
+
+
+def statistics(data: Interactions) -> dict[str, float]:
+    """Counts of Table 1 and of everything that could disturb a comparison."""
+    train, test = (
+        np.unique(users.astype(np.int64) * data.num_items + items)
+        for users, items in ((data.train_users, data.train_items), (data.test_users, data.test_items))
+    )
+    total = len(data.train_items) + len(data.test_items)
+    per_user = np.diff(data.train_indptr)
+    return {
+        "users": data.num_users,
+        "items": data.num_items,
+        "interactions": total,
+        "train": len(data.train_items),
+        "test": len(data.test_items),
+        "density": round(total / (data.num_users * data.num_items), 5),
+        "fewest training items of a user": int(per_user.min()),
+        "most training items of a user": int(per_user.max()),
+        "duplicates in train": len(data.train_items) - len(train),
+        "duplicates in test": len(data.test_items) - len(test),
+        "in train and test": len(np.intersect1d(train, test, assume_unique=True)),
+        "users in test only": int(((per_user == 0) & (np.diff(data.test_indptr) > 0)).sum()),
+        "items in test only": data.num_items - len(np.unique(data.train_items)),
+    }
+
+
+def check(name_or_folder: str, root: Path) -> list[Check]:
+    """Count a data set, by name below ``root`` or by folder; known sets are held against Table 1.
+
+    Raises:
+        UserError: when there is no such data set or its files are malformed.
+    """
+    folder = Path(root) / name_or_folder
+    if not folder.is_dir():
+        folder = Path(name_or_folder)
+    if not folder.is_dir():
+        raise UserError(f"there is no data set {name_or_folder!r} in {root} and no such folder")
+    counted = statistics(load(folder))
+    known = KNOWN.get(folder.name)
+    expected: dict[str, float] = {}
+    if known:
+        total = known.counts["train"] + known.counts["test"]
+        density = round(total / (known.counts["users"] * known.counts["items"]), 5)
+        expected = {**known.counts, "interactions": total, "density": density}
+    return [Check(what, found, expected.get(what)) for what, found in counted.items()]

@@ -1,0 +1,62 @@
+"""Known data sets from the Hugging Face Hub, checked against their published md5 sums."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from mml_plugin.data.catalog import KNOWN
+from mml_plugin.data.importing import import_dataset
+from mml_plugin.errors import UserError, nearest
+from mml_plugin.files import checksum, make_folder
+
+
+def fetch(name: str, root: Path, overwrite: bool = False) -> Path:
+    """Download, check and import a known data set.
+
+    The download goes to ``root/.download/<name>`` through ``huggingface_hub``, which resumes an interrupted one and
+    honours ``HF_ENDPOINT``; a file with a wrong checksum is removed.
+
+    Args:
+        name: one of the catalogue.
+        root: where data sets live.
+        overwrite: replace ``root/name``.
+
+    Raises:
+        UserError: for an unknown name, an unreachable Hub and a wrong checksum.
+    """
+    if name not in KNOWN:
+        raise UserError(f"there is no known data set {name!r}; {nearest(name, KNOWN)}; other sets: mml data import")
+    if (Path(root) / name).exists() and not overwrite:
+        raise UserError(f"{Path(root) / name} is already there; --overwrite replaces it")
+    known = KNOWN[name]
+    work = make_folder(Path(root) / ".download" / name)
+    for file, md5 in known.md5.items():
+        path = _download(known.repo, file, work)
+        found = checksum(path)
+        if found != md5:
+            path.unlink()
+            raise UserError(
+                f"{known.repo}/{file} has md5 {found} where {md5} is published; it was removed, fetch it again"
+            )
+        logging.info("%s: md5 %s as published", file, md5)
+    return import_dataset(name, work, root, overwrite=overwrite)
+
+
+def _download(repo: str, file: str, work: Path) -> Path:
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repo, file, repo_type="dataset", local_dir=work))
+    except (LocalEntryNotFoundError, OSError) as error:
+        if isinstance(error, (EntryNotFoundError, HfHubHTTPError)) and not isinstance(error, LocalEntryNotFoundError):
+            raise UserError(f"{constants.ENDPOINT} does not give {repo}/{file}: {_first_line(error)}") from None
+        raise UserError(
+            f"cannot reach {constants.ENDPOINT} for {repo}/{file} ({type(error).__name__}); "
+            "HF_ENDPOINT names a mirror, and mml data import NAME --from DIR takes files that you have"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

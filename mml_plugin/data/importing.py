@@ -1,0 +1,157 @@
+"""Data sets from files that the user has: LightGCN text, or CSV with a user and an item column."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mml_plugin.data.catalog import KNOWN
+from mml_plugin.data.interactions import Interactions, find_text, from_lines
+from mml_plugin.data.lightgcn import read_lines
+from mml_plugin.data.store import store
+from mml_plugin.errors import UserError
+from mml_plugin.files import checksum
+
+
+def import_dataset(name: str, source: Path, root: Path, drop_cold_users: bool = False, overwrite: bool = False) -> Path:
+    """Import ``train.txt`` and ``test.txt`` (plain or ``.gz``) as data set ``name``.
+
+    A known data set must be the published one: its md5, or the same interactions in another order (noted, because
+    runs on another order are not seed-equal).
+
+    Args:
+        name: ``yelp18``, ``gowalla``, or a name of your own.
+        source: the folder with the two files.
+        root: where data sets live; the result is ``root/name``.
+        drop_cold_users: leave out test users without a training line instead of refusing them.
+        overwrite: replace ``root/name``.
+
+    Raises:
+        UserError: for missing or malformed files, wrong contents, and test users without history.
+    """
+    source = Path(source)
+    if not source.is_dir():
+        raise UserError(f"--from {source}: there is no such folder")
+    train, test = (find_text(source, split) for split in ("train", "test"))
+    data = from_lines(read_lines(train), read_lines(test))
+    notes = [*_identity_notes(name, data, {"train.txt": train, "test.txt": test})]
+    data, dropped = without_cold_users(data, drop_cold_users, str(test))
+    notes += dropped + _test_only_notes(data)
+    return store(data, Path(root) / name, f"text files of {source.resolve().name}", tuple(notes), overwrite)
+
+
+def import_csv(
+    name: str, train: Path, test: Path, root: Path, drop_cold_users: bool = False, overwrite: bool = False
+) -> Path:
+    """Import two CSV files with a ``user`` and an ``item`` column (any text) as data set ``name``.
+
+    Raises:
+        UserError: as :func:`import_dataset`, and for a missing column or an empty cell (line named).
+    """
+    frames = [_read_csv(Path(path)) for path in (train, test)]
+    users = _order_of_appearance([f[0] for f in frames])
+    items = np.unique(np.concatenate([f[1] for f in frames]))
+    parts: list[np.ndarray] = []
+    order = np.argsort(users)
+    for user, item in frames:
+        rows = order[np.searchsorted(users, user, sorter=order)]
+        arranged = np.argsort(rows, kind="stable")
+        counts = np.bincount(rows, minlength=len(users))
+        parts += [np.concatenate([[0], np.cumsum(counts)]), np.searchsorted(items, item)[arranged]]
+    data = Interactions(users, items, *parts)
+    data, dropped = without_cold_users(data, drop_cold_users, str(test))
+    notes = dropped + _test_only_notes(data)
+    return store(data, Path(root) / name, f"{Path(train).name} and {Path(test).name}", tuple(notes), overwrite)
+
+
+def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    import pandas as pd
+
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    for column in ("user", "item"):
+        if column not in frame:
+            raise UserError(f"{path}, line 1: column {column!r} is missing; found {', '.join(frame.columns)}")
+        empty = np.flatnonzero(frame[column].to_numpy() == "")
+        if len(empty):
+            raise UserError(f"{path}, line {empty[0] + 2}: the {column} is empty")
+    if not len(frame):
+        raise UserError(f"{path} holds no row")
+    return frame["user"].to_numpy(str), frame["item"].to_numpy(str)
+
+
+def _order_of_appearance(columns: list[np.ndarray]) -> np.ndarray:
+    values = np.concatenate(columns)
+    _, first = np.unique(values, return_index=True)
+    return values[np.sort(first)]
+
+
+def without_cold_users(data: Interactions, drop: bool, where: str) -> tuple[Interactions, list[str]]:
+    """Refuse or drop users that have test interactions but no training interaction."""
+    cold = np.flatnonzero((np.diff(data.train_indptr) == 0) & (np.diff(data.test_indptr) > 0))
+    if not len(cold):
+        return data, []
+    if not drop:
+        more = f" (and {len(cold) - 1} more)" if len(cold) > 1 else ""
+        raise UserError(
+            f"{where}: user {data.user_ids[cold[0]]}{more} has test items but no training history; "
+            "--drop-cold-users leaves such users out"
+        )
+    keep = ~np.isin(data.test_users, cold)
+    counts = np.bincount(data.test_users[keep], minlength=data.num_users)
+    users = np.setdiff1d(np.arange(data.num_users), cold)
+    kept = Interactions(
+        data.user_ids[users],
+        data.item_ids,
+        np.concatenate([[0], np.cumsum(np.diff(data.train_indptr)[users])]),
+        data.train_items,
+        np.concatenate([[0], np.cumsum(counts[users])]),
+        data.test_items[keep],
+    )
+    return kept, [f"{len(cold)} test users without training history were left out"]
+
+
+def _test_only_notes(data: Interactions) -> list[str]:
+    only = data.num_items - len(np.unique(data.train_items))
+    if not only:
+        return []
+    return [f"{only} items occur in test only: they share one embedding (OOV), as recbox has it"]
+
+
+def _identity_notes(name: str, data: Interactions, files: dict[str, Path]) -> list[str]:
+    known = KNOWN.get(name)
+    if known is None:
+        return []
+    if all(path.suffix != ".gz" and checksum(path) == known.md5[file] for file, path in files.items()):
+        return []
+    if data.fingerprint != known.fingerprint:
+        found = {
+            "users": data.num_users,
+            "items": data.num_items,
+            "train": len(data.train_items),
+            "test": len(data.test_items),
+        }
+        raise UserError(
+            f"{files['train.txt'].parent} does not hold {name}: neither the published md5 sums nor its interactions "
+            f"({found} where {known.counts} are expected); import it under another name"
+        )
+    different = [f for f, path in files.items() if _content_md5(path) != known.md5[f]]
+    if not different:
+        return []
+    what = " and ".join(different)
+    return [f"{what}: the published interactions in another order; runs are not seed-equal to the published order"]
+
+
+def _content_md5(path: Path) -> str:
+    import gzip
+    import hashlib
+
+    if path.suffix != ".gz":
+        return checksum(path)
+    with gzip.open(path) as stream:
+        return hashlib.md5(stream.read(), usedforsecurity=False).hexdigest()

@@ -1,0 +1,156 @@
+"""A data set as arrays: who interacted with what, in train and in test."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mml_plugin.data.lightgcn import Lines, read_lines
+from mml_plugin.errors import UserError
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Train and test interactions by user row, in file order.
+
+    Attributes:
+        user_ids: ``[U]`` original user ids as text; the index is the user row.
+        item_ids: ``[I]`` original item ids as text; the index is the item row, recbox's ``corpus_index``.
+        train_indptr, train_items: user ``u`` trained on ``train_items[train_indptr[u]:train_indptr[u + 1]]``.
+        test_indptr, test_items: likewise for test.
+    """
+
+    user_ids: np.ndarray
+    item_ids: np.ndarray
+    train_indptr: np.ndarray
+    train_items: np.ndarray
+    test_indptr: np.ndarray
+    test_items: np.ndarray
+
+    @property
+    def num_users(self) -> int:
+        """Users in train or test."""
+        return len(self.user_ids)
+
+    @property
+    def num_items(self) -> int:
+        """Items in train or test."""
+        return len(self.item_ids)
+
+    @cached_property
+    def train_users(self) -> np.ndarray:
+        """The user row of every training interaction, ``[N]``."""
+        return np.repeat(np.arange(self.num_users), np.diff(self.train_indptr))
+
+    @cached_property
+    def test_users(self) -> np.ndarray:
+        """The user row of every test interaction."""
+        return np.repeat(np.arange(self.num_users), np.diff(self.test_indptr))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the interactions by original id that does not depend on any order."""
+        digest = hashlib.sha256()
+        user_order, item_order = np.argsort(self.user_ids), np.argsort(self.item_ids)
+        for ids, order in ((self.user_ids, user_order), (self.item_ids, item_order)):
+            digest.update("\n".join(ids[order]).encode() + b"\0")
+        user_rank, item_rank = np.argsort(user_order), np.argsort(item_order)
+        for users, items in ((self.train_users, self.train_items), (self.test_users, self.test_items)):
+            code = user_rank[users].astype(np.int64) * self.num_items + item_rank[items]
+            digest.update(np.sort(code).astype("<i8").tobytes() + b"\0")
+        return digest.hexdigest()
+
+    def with_train(self, keep: np.ndarray) -> Interactions:
+        """The same users and items with only the marked training interactions (``keep[N]`` booleans)."""
+        counts = np.bincount(self.train_users[keep], minlength=self.num_users)
+        return replace(self, train_indptr=_indptr(counts), train_items=self.train_items[keep])
+
+
+def _indptr(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def from_lines(
+    train: Lines, test: Lines, users: np.ndarray | None = None, items: np.ndarray | None = None
+) -> Interactions:
+    """Combine two splits.
+
+    Users come in the order of train's lines, users that only test has after them; items are ordered by number, so a
+    gap in the numbers shifts nothing.
+
+    Args:
+        train, test: the splits.
+        users, items: original ids where the numbers in the files are row numbers.
+    """
+    numbers = np.unique(np.concatenate([train.items, test.items]))
+    only_test = test.users[~np.isin(test.users, train.users)]
+    user_numbers = np.concatenate([train.users, only_test])
+    if users is not None:
+        numbers, user_numbers = np.arange(len(items)), np.arange(len(users))
+    parts = [_split(lines, user_numbers, numbers) for lines in (train, test)]
+    user_ids = users if users is not None else user_numbers.astype(str)
+    item_ids = items if items is not None else numbers.astype(str)
+    return Interactions(user_ids, item_ids, *parts[0], *parts[1])
+
+
+def _split(lines: Lines, user_numbers: np.ndarray, item_numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Index pointer and item rows of one split, its lines brought into the order of ``user_numbers``."""
+    order = np.argsort(user_numbers)
+    rows = order[np.searchsorted(user_numbers, lines.users, sorter=order)]
+    sizes = np.diff(lines.indptr)
+    counts = np.zeros(len(user_numbers), np.int64)
+    counts[rows] = sizes
+    items = np.searchsorted(item_numbers, lines.items)
+    arranged = np.argsort(np.repeat(rows, sizes), kind="stable")
+    return _indptr(counts), items[arranged].astype(np.int64)
+
+
+def load(folder: Path) -> Interactions:
+    """Read a data set's folder: ``train.txt`` and ``test.txt``, or reczoo's CSV files where there is no text.
+
+    Raises:
+        UserError: when neither is there, or a file is malformed.
+    """
+    folder = Path(folder)
+    if (folder / "train.txt").is_file() or (folder / "train.txt.gz").is_file():
+        train, test = (read_lines(find_text(folder, name)) for name in ("train", "test"))
+        users, items = (_read_ids(folder / name) for name in ("users.txt", "items.txt"))
+        return from_lines(train, test, users, items)
+    if (folder / "train.csv").is_file():
+        return _load_csv(folder)
+    raise UserError(f"{folder} holds no data set: neither train.txt nor train.csv is there")
+
+
+def find_text(folder: Path, name: str) -> Path:
+    """``<name>.txt`` or ``<name>.txt.gz`` in a folder."""
+    plain, packed = folder / f"{name}.txt", folder / f"{name}.txt.gz"
+    return packed if packed.is_file() and not plain.is_file() else plain
+
+
+def _read_ids(path: Path) -> np.ndarray | None:
+    return np.array(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else None
+
+
+def _load_csv(folder: Path) -> Interactions:
+    import pandas as pd
+
+    columns = ["query_index", "corpus_index", "user_id"]
+    splits = []
+    for name in ("train.csv", "test.csv"):
+        try:
+            splits.append(pd.read_csv(folder / name, usecols=columns, dtype={"user_id": str}))
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {folder / name}: {error}") from None
+    items = pd.read_csv(folder / "item_corpus.csv", dtype=str)["item_id"].to_numpy(str)
+    codes, queries = pd.factorize(pd.concat([s["query_index"] for s in splits]))
+    ids = pd.concat(splits).drop_duplicates("query_index")["user_id"].to_numpy(str)
+    cut = len(splits[0])
+    parts: list[np.ndarray] = []
+    for users, split in ((codes[:cut], splits[0]), (codes[cut:], splits[1])):
+        order = np.argsort(users, kind="stable")
+        parts += [_indptr(np.bincount(users, minlength=len(queries))), split["corpus_index"].to_numpy()[order]]
+    return Interactions(ids, items, *parts)

@@ -1,0 +1,101 @@
+"""A data set's folder: ``train.txt``, ``test.txt``, reczoo's CSV files and ``dataset.json``, complete or not there."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mml_plugin.data import convert
+from mml_plugin.data.interactions import Interactions
+from mml_plugin.errors import UserError
+from mml_plugin.files import atomic_write, checksum, make_folder, writing
+
+
+def store(data: Interactions, folder: Path, source: str, notes: tuple[str, ...] = (), overwrite: bool = False) -> Path:
+    """Write a data set's folder; it appears under its name only when it is complete.
+
+    Args:
+        data: the interactions.
+        folder: the folder to make.
+        source: where they come from, in words.
+        notes: what a user should know, kept in ``dataset.json``.
+        overwrite: replace an existing folder.
+
+    Raises:
+        UserError: when the folder exists (unless ``overwrite``) or cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and not overwrite:
+        raise UserError(f"{folder} is already there; --overwrite replaces it")
+    convert.check_ids(data)
+
+    def fill(work: Path) -> None:
+        write_text(data, work)
+        convert.write_corpus(data, work / "item_corpus.csv")
+        convert.write_train(data, work / "train.csv")
+        convert.write_evaluation(data, data.test_indptr, data.test_items, work / "test.csv")
+        describe(data, work, source, notes)
+
+    build_folder(folder, fill)
+    return folder
+
+
+def build_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a temporary sibling and rename it to ``folder``; nothing is left behind when filling fails."""
+    make_folder(folder.parent)
+    with writing(folder):
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        with writing(folder):
+            fill(work)
+            work.chmod(0o755)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(work, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def write_text(data: Interactions, folder: Path) -> None:
+    """Write ``train.txt`` and ``test.txt``, and the original ids beside them where these are not whole numbers."""
+    numeric = all(t.isdecimal() and len(t) <= 18 for ids in (data.user_ids, data.item_ids) for t in ids.tolist())
+    users = data.user_ids if numeric else np.arange(data.num_users).astype(str)
+    items = (data.item_ids if numeric else np.arange(data.num_items).astype(str)).astype(object)
+    for name, indptr, rows in (
+        ("train.txt", data.train_indptr, data.train_items),
+        ("test.txt", data.test_indptr, data.test_items),
+    ):
+        with atomic_write(folder / name) as stream:
+            for user in np.flatnonzero(np.diff(indptr)).tolist():
+                stream.write(f"{users[user]} {' '.join(items[rows[indptr[user] : indptr[user + 1]]].tolist())}\n")
+    if not numeric:
+        for name, ids in (("users.txt", data.user_ids), ("items.txt", data.item_ids)):
+            with atomic_write(folder / name) as stream:
+                stream.write("\n".join(ids.tolist()) + "\n")
+
+
+def describe(data: Interactions, folder: Path, source: str, notes: tuple[str, ...]) -> None:
+    """Write ``dataset.json``: counts, fingerprint, checksums, source and notes."""
+    for note in notes:
+        logging.warning("%s", note)
+    content: dict[str, Any] = {
+        "users": data.num_users,
+        "items": data.num_items,
+        "train": len(data.train_items),
+        "test": len(data.test_items),
+        "fingerprint": data.fingerprint,
+        "md5": {name: checksum(folder / name) for name in ("train.txt", "test.txt")},
+        "source": source,
+        "notes": list(notes),
+    }
+    with atomic_write(folder / "dataset.json") as stream:
+        json.dump(content, stream, indent=2)
+        stream.write("\n")

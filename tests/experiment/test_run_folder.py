@@ -1,0 +1,87 @@
+"""Names, history rows and the state of a run folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from mml_plugin.errors import UserError
+from mml_plugin.experiment.run_folder import History, RunFolder, band_column, folder_name
+from mml_plugin.records import EpochRecord
+
+
+def record(epoch, **more):
+    return EpochRecord(epoch=epoch, train_loss=1 / 3, metrics={"Recall(k=20)": 0.1 * epoch}, **more)
+
+
+def read(path):
+    with open(path, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_folder_names():
+    assert folder_name("recbox", "paper", 2019) == "recbox-paper-s2019"
+    assert folder_name("fast", "held-out", 1, "0123456789abcdef") == "fast-held-out-s1-01234567"
+
+
+def test_band_columns_name_their_interval():
+    margins = (0.6, 0.9)
+    assert [band_column(b, margins) for b in range(3)] == [
+        "band_0(-inf,0.6]",
+        "band_1(0.6,0.9]",
+        "band_2(0.9,inf)",
+    ]
+
+
+def test_history_keeps_full_precision_and_band_shares(tmp_path):
+    history = History(tmp_path / "history.csv", ["Recall(k=20)"], (0.6, 0.9))
+    history.add(record(1, band_counts=(6, 3, 1)))
+    row = read(history.path)[0]
+    assert float(row["train_loss"]) == 1 / 3
+    assert [float(row[c]) for c in history.bands] == [0.6, 0.3, 0.1]
+    assert list(row) == history.columns
+
+
+def test_history_of_a_loss_without_margins_has_no_band_columns(tmp_path):
+    history = History(tmp_path / "history.csv", ["Recall(k=20)"])
+    history.add(record(1))
+    assert not [c for c in read(history.path)[0] if c.startswith("band")]
+
+
+def test_resume_drops_rows_after_the_last_complete_state(tmp_path):
+    path = tmp_path / "history.csv"
+    first = History(path, ["Recall(k=20)"])
+    for epoch in (1, 2, 3):
+        first.add(record(epoch))
+    second = History(path, ["Recall(k=20)"])
+    second.load(2)
+    second.add(record(3, train_seconds=5.0))
+    rows = read(path)
+    assert [r["epoch"] for r in rows] == ["1", "2", "3"]
+    assert float(rows[2]["train_seconds"]) == 5.0
+    assert rows[0] == {**read(path)[0]}
+
+
+def test_a_second_process_is_refused(tmp_path):
+    folder = RunFolder(tmp_path / "runs" / "x")
+    with folder.lock(), pytest.raises(UserError, match="another process is running"):
+        folder.lock()
+    with folder.lock():
+        pass
+
+
+def test_result_is_what_makes_a_run_finished(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert not folder.finished
+    with pytest.raises(UserError, match="has not finished"):
+        folder.read_result()
+    folder.write_result({"a": 1})
+    assert folder.finished
+    assert folder.read_result() == {"a": 1} == json.loads(folder.result.read_text())
+    folder.result.write_text("{half")
+    with pytest.raises(UserError, match="cannot be read"):
+        folder.read_result()
+    folder.clear()
+    assert not folder.finished
