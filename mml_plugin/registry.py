@@ -315,7 +315,8 @@ def _sentence(
         return f"{spec.name} needs {key}: {parameter.allowed}"
     where = "".join(f"[{i}]" for i in first["loc"][1:] if isinstance(i, int))
     value = first["input"] if where else params[parameter.name]
-    return f"{spec.name}: {shown[parameter.name]}{where} must be {parameter.element if where else parameter.allowed}, got {value!r}"
+    allowed = parameter.element if where else parameter.allowed
+    return f"{spec.name}: {shown[parameter.name]}{where} must be {allowed}, got {value!r}"
 
 
 def params_from_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:

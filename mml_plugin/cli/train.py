@@ -39,6 +39,7 @@ import click
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run.")
 @click.option("--overwrite", is_flag=True, help="Begin anew where a run already stands.")
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard events into the run folder.")
+@click.option("--max-batches", type=click.IntRange(1), help="End each epoch after so many batches (labelled as cut).")
 @click.pass_obj
 def train(settings, config_dir: Path | None, **request) -> None:
     """Train and evaluate one experiment; its folder under --runs holds everything."""

@@ -1,44 +1,43 @@
-"""The data of one run: which files an engine reads under which protocol, and whose rows are whose."""
+"""The files that recbox reads in one run, under either protocol, and the interactions behind them."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from mml_plugin.data import split
+from mml_plugin.data import convert, split
 from mml_plugin.data.interactions import Interactions, load
 from mml_plugin.errors import UserError
-from mml_plugin.files import atomic_write, make_folder
-
-if TYPE_CHECKING:
-    from mml_plugin.experiment.run import Context
+from mml_plugin.files import make_folder
 
 HELD_OUT_SEED = 2019
+HINTS = {"yelp18": "mml data fetch yelp18", "gowalla": "mml data fetch gowalla", "synth": "mml data synth"}
 
 
 @dataclass(frozen=True)
 class RunData:
-    """Files for the recbox engine, and the interactions behind them.
+    """What a run trains on.
 
     Attributes:
-        interactions: the whole data set (train and test).
-        training: what the model may learn from: all of train, or its part under ``held-out``.
-        paths: the config keys ``train_data``, ``valid_data``, ``test_data``, ``item_corpus``.
-        cache_root: where recbox's h5 files go.
         folder: the data set's folder.
+        interactions: the whole data set.
+        training: what the model may learn from: all of train, or its part under ``held-out``.
+        held_out: the split, under ``held-out``.
+        paths: ``train_data``, ``valid_data`` and ``item_corpus`` for recbox.
+        work: where derived files go.
     """
 
+    folder: Path
     interactions: Interactions
     training: Interactions
+    held_out: split.HeldOut | None
     paths: dict[str, str]
-    cache_root: Path
-    folder: Path
+    work: Path
 
     def summary(self) -> dict[str, Any]:
         """What ``result.json`` says about the data."""
@@ -49,4 +48,47 @@ class RunData:
             "items": self.interactions.num_items,
             "train": len(self.interactions.train_items),
             "test": len(self.interactions.test_items),
+            "trained_on": len(self.training.train_items),
         }
+
+
+def data_folder(params: Mapping[str, Any]) -> Path:
+    """The folder of the configured CSV files.
+
+    Raises:
+        UserError: when a file is missing; the sentence says how to get the data.
+    """
+    folder = Path(params["train_data"]).parent
+    for key in ("train_data", "valid_data", "item_corpus"):
+        path = Path(params[key])
+        if not path.is_file():
+            hint = HINTS.get(folder.name, f"mml data import {folder.name} --from DIR")
+            raise UserError(f"{key}: there is no file {path.resolve()}; get the data with: {hint}")
+    return folder
+
+
+def prepare_data(params: Mapping[str, Any], protocol: str, share: float) -> RunData:
+    """Locate a run's data and, under ``held-out``, carve and write its split (once per share and data)."""
+    folder = data_folder(params)
+    logging.info("Data: %s", folder.resolve())
+    interactions = load(folder)
+    work = make_folder(folder.parent / ".cache")
+    if protocol == "paper":
+        keys = ("train_data", "valid_data", "item_corpus")
+        return RunData(folder, interactions, interactions, None, {k: str(params[k]) for k in keys}, work)
+    carved = split.held_out(interactions, share, HELD_OUT_SEED)
+    place = work / f"{folder.name}-held-out-{share:g}-{interactions.fingerprint[:12]}"
+    if not place.is_dir():
+        split.write_held_out(carved, place)
+    names = {"train_data": "train.csv", "valid_data": "valid.csv", "item_corpus": "item_corpus.csv"}
+    paths = {key: str(place / name) for key, name in names.items()}
+    return RunData(folder, interactions, carved.training, carved, paths, work)
+
+
+def write_users(data: Interactions, path: Path) -> None:
+    """Write one row per training user with the whole training history: recbox's way to every user's vector."""
+    users = np.flatnonzero(np.diff(data.train_indptr))
+    counts = np.zeros(data.num_users, np.int64)
+    counts[users] = 1
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    convert.write_evaluation(data, indptr, data.train_items[data.train_indptr[users]], path)

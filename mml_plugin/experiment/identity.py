@@ -36,6 +36,7 @@ def run_identity(context: Context, trained: Trained) -> str:
             "threads": torch.get_num_threads(),
             "protocol": context.request.protocol,
             "valid_share": context.request.valid_share if context.request.protocol == "held-out" else None,
+            "max_batches": context.request.max_batches,
             "seed": context.params["seed"],
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from mml_plugin.files import atomic_write
 from mml_plugin.records import EpochRecord
 
 if TYPE_CHECKING:
+    from mml_plugin.experiment.run import Context
     from mml_plugin.experiment.run_folder import History, RunFolder
 
 
@@ -80,6 +82,23 @@ def write_parquet(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     table = pa.table({name: pa.array(np.asarray(values)) for name, values in columns.items()})
     with atomic_write(path, "wb") as stream:
         pq.write_table(table, stream, compression="zstd")
+
+
+def metrics_line(metrics: Mapping[str, float]) -> str:
+    """Metrics as recbox prints them: ``Recall(k=20): 0.028308 - NDCG(k=20): 0.022493``."""
+    return " - ".join(f"{name}: {value:.6f}" for name, value in metrics.items())
+
+
+def summary_line(context: Context, trained: Trained, command: str) -> str:
+    """The line that reczoo's script appends to ``<config>.csv``."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    held = bool(trained.validation_metrics)
+    valid = metrics_line(trained.validation_metrics if held else trained.metrics)
+    test = metrics_line(trained.metrics) if held else ""
+    return (
+        f" {stamp},[command] {command},[exp_id] {context.request.expid},[dataset_id] {context.params['dataset_id']},"
+        f"[train] N.A.,[val] {valid},[test] {test}\n"
+    )
 
 
 def seconds_summary(history: History, total: float, stages: Mapping[str, float]) -> dict[str, float]:

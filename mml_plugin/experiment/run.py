@@ -20,10 +20,10 @@ from mml_plugin.errors import UserError, nearest
 from mml_plugin.experiment import outputs
 from mml_plugin.experiment.config import Experiment, load_experiment
 from mml_plugin.experiment.environment import environment
-from mml_plugin.experiment.identity import run_identity
+from mml_plugin.experiment.identity import canonical_hash, run_identity
 from mml_plugin.experiment.logs import log_to, show_duration
 from mml_plugin.experiment.run_folder import History, RunFolder, folder_name
-from mml_plugin.files import atomic_write
+from mml_plugin.files import atomic_write, writing
 from mml_plugin.records import EpochRecord
 from mml_plugin.registry import margins_of
 
@@ -52,6 +52,7 @@ class RunRequest:
         overwrite: begin a finished or unfinished run anew.
         valid_share: share of each user's training items that ``held-out`` carves away.
         tensorboard: also write TensorBoard event files into the run folder.
+        max_batches: end each epoch after so many batches; the result is labelled ``cut``.
     """
 
     expid: str
@@ -67,6 +68,7 @@ class RunRequest:
     overwrite: bool = False
     valid_share: float = 0.1
     tensorboard: bool = False
+    max_batches: int | None = None
 
 
 @dataclass
@@ -118,7 +120,7 @@ def run(request: RunRequest) -> RunFolder:
     engine.check(experiment, request)
     seed = request.seed if request.seed is not None else int(experiment.params["seed"])
     params = {**experiment.params, "seed": seed, "gpu": request.gpu}
-    overridden = experiment.identity() if experiment.overridden else ""
+    overridden = _override_hash(experiment, request)
     folder = RunFolder(
         Path(request.runs_dir) / request.expid / folder_name(request.engine, request.protocol, seed, overridden)
     )
@@ -137,6 +139,18 @@ def run(request: RunRequest) -> RunFolder:
             )
             _train(context, engine)
     return folder
+
+
+def _override_hash(experiment: Experiment, request: RunRequest) -> str:
+    """What sets an overridden run's folder apart from the experiment's own; "" when nothing was overridden."""
+    changes: dict[str, Any] = {}
+    if experiment.overridden:
+        changes["config"] = experiment.identity()
+    if request.max_batches:
+        changes["max_batches"] = request.max_batches
+    if request.protocol == "held-out" and request.valid_share != RunRequest.valid_share:
+        changes["valid_share"] = request.valid_share
+    return canonical_hash(changes) if changes else ""
 
 
 def _check_choice(what: str, value: str, known: dict[str, str]) -> None:
@@ -189,6 +203,7 @@ def _train(context: Context, engine: Any) -> None:
         "seconds": outputs.seconds_summary(context.history, time.monotonic() - context.started, trained.stages),
         "peak_memory_bytes": max([int(row["peak_memory_bytes"]) for row in context.history.rows] or [0]),
         "overridden": context.experiment.overridden,
+        "cut": f"at most {request.max_batches} batches per epoch" if request.max_batches else "",
         "backend": trained.backend,
         "device": str(context.device),
         "threads": torch.get_num_threads(),
@@ -198,8 +213,16 @@ def _train(context: Context, engine: Any) -> None:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **environment(),
     }
+    _append_summary(context, trained)
     folder.write_result(result)
     logging.info("Best epoch %d of %d; results are in %s", trained.best_epoch, trained.epochs, folder.path.resolve())
+
+
+def _append_summary(context: Context, trained: outputs.Trained) -> None:
+    """Append reczoo's summary line to ``<config>.csv`` in the working directory, as its script does."""
+    path = Path(f"{Path(context.request.config_dir).name}.csv")
+    with writing(path), open(path, "a", encoding="utf-8") as stream:
+        stream.write(outputs.summary_line(context, trained, command_line()))
 
 
 def _say_how_to_resume(folder: RunFolder) -> None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import tempfile
 import time
-from datetime import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mml_plugin.data import convert, split
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.config import Experiment
-from mml_plugin.experiment.dataset import RunData, load_run_data
-from mml_plugin.experiment.outputs import Trained
+from mml_plugin.experiment.dataset import RunData, prepare_data, write_users
+from mml_plugin.experiment.outputs import Trained, metrics_line
+from mml_plugin.files import make_folder
 
 if TYPE_CHECKING:
     from mml_plugin.experiment.run import Context, RunRequest
 
-# What only the fast engine can do: native BSL's step (see docs/experiments.md).
+# What only the fast engine's step has: native BSL (docs/experiments.md).
 FAST_ONLY = ("regularizer_scope", "dropout_position", "initializer")
 
 
@@ -33,36 +38,47 @@ def check(experiment: Experiment, request: RunRequest) -> None:
         raise UserError(f"--backend {request.backend} belongs to the fast engine; add --engine fast")
     extra = [key for key in FAST_ONLY if experiment.params.get(key) is not None]
     if extra:
-        raise UserError(
-            f"experiment {experiment.expid} sets {extra[0]}, which stock recbox does not have; add --engine fast"
-        )
+        raise UserError(f"experiment {experiment.expid} sets {extra[0]}, which stock recbox does not have")
+
+
+class CutGenerator:
+    """A train generator that ends each epoch after so many batches; negatives are drawn for the whole epoch."""
+
+    def __init__(self, generator: Any, batches: int) -> None:
+        self._generator = generator
+        self._batches = min(batches, len(generator))
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self._generator), self._batches)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._generator, name)
 
 
 def train(context: Context) -> Trained:
-    """Train one experiment the way reczoo's script does, and evaluate its best epoch.
-
-    The order of every random draw is the script's: seed, model, epochs.
-    """
+    """Train one experiment the way reczoo's script does, and evaluate its best epoch."""
+    from mml_plugin import model_zoo
     from mml_plugin.hosts import recbox
-
-    recbox.load()
-    from recbox.matching.pytorch.dataloaders import h5_generator
-    from recbox.utils.torch_utils import seed_everything
+    from mml_plugin.hosts.recbox import trainer
+    from mml_plugin.hosts.recbox.training import prepare_training
 
     started = time.monotonic()
-    data = load_run_data(context)
+    data = prepare_data(context.params, context.request.protocol, context.request.valid_share)
     params = {**context.params, **data.paths, "model_root": str(context.folder.path / "recbox")}
-    _make_model_folder(params)
-    logging.info("Parameters: %s", _as_json(params))
-    seed_everything(seed=params["seed"])
-    prepared = recbox.dataset.prepare(params, data.cache_root)
-    params.update(prepared.h5_paths())
-    data_seconds = time.monotonic() - started
-    with recbox.registered():
-        model = _model_class(params["model"])(prepared.feature_map, **params)
-        model.count_parameters()
-        train_gen, valid_gen = h5_generator(prepared.feature_map, stage="train", **params)
-        fit = recbox.trainer.fit(
+    params.pop("test_data", None)
+    with recbox.registered(), _users_file(data) as users_file:
+        params["test_data"] = str(users_file)
+        model, train_gen, valid_gen, params = prepare_training(
+            params, getattr(model_zoo, params["model"]), make_folder(data.work / "recbox")
+        )
+        stages = {"data": time.monotonic() - started, "sampling": 0.0}
+        _time_sampling(train_gen, stages)
+        if context.request.max_batches:
+            train_gen = CutGenerator(train_gen, context.request.max_batches)
+        fit = trainer.fit(
             model,
             train_gen,
             valid_gen,
@@ -75,4 +91,90 @@ def train(context: Context) -> Trained:
             resume=context.resume,
             on_resume=context.history.load,
         )
-        return _finish(context, data, params, prepared, model, train_gen, valid_gen, fit, data_seconds)
+        return _finish(context, data, params, (model, train_gen, valid_gen), fit, stages)
+
+
+@contextmanager
+def _users_file(data: RunData) -> Iterator[Path]:
+    """A CSV with every user's full history; its content decides the name of recbox's cache, not its path."""
+    work = Path(tempfile.mkdtemp(prefix="users-", dir=data.work))
+    try:
+        write_users(data.training, work / "users.csv")
+        yield work / "users.csv"
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _time_sampling(train_gen: Any, stages: dict[str, float]) -> None:
+    draw = train_gen.negative_sampling
+
+    def timed() -> None:
+        begin = time.monotonic()
+        draw()
+        stages["sampling"] += time.monotonic() - begin
+
+    train_gen.negative_sampling = timed
+
+
+def _finish(
+    context: Context,
+    data: RunData,
+    params: dict[str, Any],
+    parts: tuple[Any, Any, Any],
+    fit: Any,
+    stages: dict[str, float],
+) -> Trained:
+    from recbox.matching.pytorch.dataloaders import h5_generator
+
+    from mml_plugin.hosts.recbox import evaluation
+
+    model, train_gen, valid_gen = parts
+    users_gen = h5_generator(model.feature_map, stage="test", **params)
+    queries, user_vectors, item_vectors = evaluation.vectors(model, users_gen)
+    row_of = {query: row for row, query in enumerate(convert.query_index(data.interactions).tolist())}
+    vectors = np.full((data.interactions.num_users, user_vectors.shape[1]), np.nan, np.float32)
+    vectors[[row_of[q] for q in queries.tolist()]] = user_vectors
+    validation: dict[str, float] = {}
+    reported, masked = valid_gen, train_gen
+    if data.held_out is not None:
+        validation = evaluation.means(evaluation.per_user_metrics(model, train_gen, valid_gen))
+        logging.info("Best epoch on the validation split: %s", metrics_line(validation))
+        reported = _final_test(data, params, model)
+        masked = evaluation.with_mask(train_gen, valid_gen)
+    per_user = evaluation.per_user_metrics(model, masked, reported)
+    metrics = evaluation.means(per_user)
+    logging.info("******** %s ********", "Test evaluation" if data.held_out else "Best epoch, selected on test")
+    logging.info("[Metrics] %s", metrics_line(metrics))
+    rows = np.array([row_of[q] for q in np.asarray(reported.query_indexes).tolist()])
+    return Trained(
+        best_epoch=fit.best_epoch,
+        epochs=fit.epochs_done,
+        stopped_early=fit.stopped_early,
+        metrics=metrics,
+        validation_metrics=validation,
+        user_ids=data.interactions.user_ids,
+        item_ids=data.interactions.item_ids,
+        user_vectors=vectors,
+        item_vectors=item_vectors,
+        per_user={"user_row": rows, **per_user},
+        seen=(data.interactions.train_users, data.interactions.train_items),
+        data=data.summary(),
+        backend="recbox",
+        stages=stages,
+    )
+
+
+def _final_test(data: RunData, params: dict[str, Any], model: Any) -> Any:
+    """The held-out protocol's one look at test: written, encoded with the training vocabulary, read."""
+    from recbox.matching.pytorch.dataloaders import h5_generator
+
+    from mml_plugin.hosts.recbox import dataset
+
+    work = Path(tempfile.mkdtemp(prefix="test-", dir=data.work))
+    try:
+        split.write_final_test(data.held_out, work)
+        csv_paths = {**data.paths, "test_data": str(work / "test.csv")}
+        prepared = dataset.prepare({**params, **csv_paths}, data.work / "recbox")
+        return h5_generator(prepared.feature_map, stage="test", **{**params, **prepared.h5_paths()})
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
