@@ -273,8 +273,8 @@ def _check_columns(columns: list[dict[str, Any]], where: str, params: Mapping[st
         earlier += column["name"] if isinstance(column["name"], list) else [column["name"]]
     needed = [params["query_index"], params["corpus_index"]]
     if params["model"] == "SimpleX":
-        needed += [params.get(f, d) for f, d in
-                   (("user_id_field", "user_id"), ("item_id_field", "item_id"), ("user_history_field", "user_history"))]  # fmt: skip
+        fields = ("user_id", "item_id", "user_history")
+        needed += [params.get(f"{field}_field") or field for field in fields]
     for name in needed:
         if name not in earlier:
             raise UserError(f"{where}: column {name!r} is missing, which {params['model']} needs")
