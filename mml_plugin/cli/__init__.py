@@ -19,6 +19,7 @@ COMMANDS = {
     "losses": "mml_plugin.cli.losses:losses",
     "quickstart": "mml_plugin.cli.quickstart:quickstart",
     "train": "mml_plugin.cli.train:train",
+    "tune": "mml_plugin.cli.tune:tune",
 }
 
 

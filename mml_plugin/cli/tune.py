@@ -1,0 +1,41 @@
+"""``mml tune`` and ``run_param_tuner.py``: run a grid of experiments."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+
+class SeveralValues(click.Command):
+    """A command that takes FuxiCTR's ``--gpu 0 1 2`` beside ``--gpu 0 --gpu 1``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give every value after ``--gpu`` a flag of its own."""
+        spread: list[str] = []
+        after_gpu = False
+        for word in args:
+            if after_gpu and spread[-1] != "--gpu" and word.lstrip("-").isdigit():
+                spread += ["--gpu"]
+            elif not word.lstrip("-").isdigit():
+                after_gpu = word == "--gpu"
+            spread.append(word)
+        return super().parse_args(ctx, spread)
+
+
+@click.command(cls=SeveralValues)
+@click.option("--config", "tuner_file", type=click.Path(path_type=Path), required=True, help="A file of config/tuner.")
+@click.option("--gpu", "gpus", type=int, multiple=True, default=(-1,), help="One worker per value; -1 is the CPU.")
+@click.option("--tag", help="Run only the cells whose name contains this.")
+@click.option("--script", type=click.Path(path_type=Path), help="What runs a cell; default: mml train.")
+@click.option("--runs", "runs_dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+@click.option("--engine", default="recbox", show_default=True, help="recbox or fast.")
+@click.option("--protocol", default="paper", show_default=True, help="paper or held-out.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Overrides the configuration's seed.")
+def tune(tuner_file, gpus, tag, script, runs_dir, engine, protocol, seed) -> int:
+    """Run every cell of a grid that has not finished yet; exit 1 when a cell failed."""
+    from mml_plugin.experiment.tuning import run_grid
+
+    runner = [sys.executable, str(script)] if script else [sys.executable, "-m", "mml_plugin", "train"]
+    return run_grid(tuner_file, gpus, runs_dir, runner, engine=engine, protocol=protocol, seed=seed, tag=tag)

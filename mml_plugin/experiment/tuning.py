@@ -1,0 +1,289 @@
+"""A grid of experiments: FuxiCTR's tuner makes the cells, each becomes an ordinary experiment, each runs once.
+
+FuxiCTR's ``enumerate_params`` makes the products. Around it, by our side: ``margin_spec`` is put into the base
+configuration (FuxiCTR refuses keys that are not there), cells are named by a hash of canonical JSON (FuxiCTR hashes
+sorted characters, so anagrams collide), and the global change that importing its tuner makes to PyYAML is taken back.
+Its ``grid_search`` calls whatever ``python`` is on the PATH, forgets exit codes and hands a finished GPU out twice, so
+the queue is ours.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import queue
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from mml_plugin.devices import resolve_device
+from mml_plugin.errors import UserError, nearest
+from mml_plugin.experiment.config import Experiment, config_files, load_experiment
+from mml_plugin.experiment.identity import canonical_hash
+from mml_plugin.experiment.run_folder import folder_name
+from mml_plugin.experiment.schema import known_keys
+from mml_plugin.experiment.yaml_blocks import read_blocks
+from mml_plugin.files import atomic_write, make_folder
+
+TUNER_KEYS = ("base_config", "base_expid", "dataset_id", "tuner_space")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid.
+
+    Attributes:
+        expid: the base experiment's name, a number and a hash.
+        choice: the tuned keys and their values.
+        result: the ``result.json`` of its run.
+        log: where its output goes.
+    """
+
+    expid: str
+    choice: dict[str, Any]
+    result: Path
+    log: Path
+
+
+def run_grid(
+    tuner_file: Path,
+    gpus: Sequence[int],
+    runs_dir: Path,
+    runner: Sequence[str],
+    *,
+    engine: str = "recbox",
+    protocol: str = "paper",
+    seed: int | None = None,
+    tag: str | None = None,
+) -> int:
+    """Validate all cells, run those without a result, write a table.
+
+    Args:
+        tuner_file: YAML with ``base_config``, ``base_expid`` and ``tuner_space``.
+        gpus: one worker per entry, -1 for the CPU.
+        runs_dir: where run folders and the grid's own folder (``tuner/<name>``) go.
+        runner: the command that runs one cell; reczoo's flags are appended.
+        engine, protocol, seed: passed on.
+        tag: run only cells whose name contains it.
+
+    Returns:
+        0, or 1 when a cell failed.
+
+    Raises:
+        UserError: for a malformed tuner file, a cell that does not validate, and a GPU that is not there.
+    """
+    for gpu in gpus:
+        resolve_device(gpu)
+    space = read_space(tuner_file)
+    work = make_folder(Path(runs_dir) / "tuner" / Path(tuner_file).stem)
+    config_dir, experiments = expand(tuner_file, space, work)
+    run_name = folder_name(engine, protocol, seed if seed is not None else experiments[0].params["seed"])
+    cells = [_cell(experiment, space, runs_dir, work, run_name) for experiment in experiments]
+    cells = [cell for cell in cells if not tag or tag in cell.expid]
+    if not cells:
+        raise UserError(f"--tag {tag!r} matches none of the {len(experiments)} cells")
+    flags = ["--config", str(config_dir), "--runs", str(runs_dir), "--engine", engine, "--protocol", protocol]
+    flags += ["--seed", str(seed)] if seed is not None else []
+    failed = _run_cells([c for c in cells if not c.result.is_file()], gpus, [*runner, *flags])
+    table = write_table(cells, failed, work / "cells.csv", experiments[0].params["monitor"])
+    print(f"{len(cells) - len(failed)} of {len(cells)} cells have a result; table: {table.resolve()}")
+    for cell in failed:
+        print(f"failed: {cell.expid}, see {cell.log.resolve()}")
+    return 1 if failed else 0
+
+
+def read_space(tuner_file: Path) -> dict[str, list[Any]]:
+    """The tuned keys and their values.
+
+    Raises:
+        UserError: for unknown keys, an empty space and keys that no experiment has.
+    """
+    if not Path(tuner_file).is_file():
+        raise UserError(f"--config: there is no file {tuner_file}")
+    content = _read_yaml(tuner_file)
+    for key in content:
+        if key not in TUNER_KEYS:
+            raise UserError(f"{tuner_file}: unknown key {key!r}; {nearest(key, TUNER_KEYS)}")
+    for key in ("base_expid", "tuner_space"):
+        if not content.get(key):
+            raise UserError(f"{tuner_file}: {key} is missing or empty")
+    if not isinstance(content["tuner_space"], dict):
+        raise UserError(f"{tuner_file}: tuner_space must map keys to lists of values")
+    allowed = known_keys() | {"margin_spec"}
+    space = {}
+    for key, values in content["tuner_space"].items():
+        if key not in allowed:
+            raise UserError(f"{tuner_file}: tuner_space has the unknown key {key!r}; {nearest(key, allowed)}")
+        space[key] = values if isinstance(values, list) else [values]
+        if not space[key]:
+            raise UserError(f"{tuner_file}: tuner_space lists no value for {key}")
+    return space
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must be a mapping with {', '.join(TUNER_KEYS)}")
+    return content
+
+
+def expand(tuner_file: Path, space: dict[str, list[Any]], work: Path) -> tuple[Path, list[Experiment]]:
+    """Turn the grid into ordinary experiments below ``work/config`` and check every one of them.
+
+    Returns:
+        the config folder and the experiments, in the grid's order.
+    """
+    content = _read_yaml(tuner_file)
+    base_dir = Path(tuner_file).parent / content.get("base_config", ".")
+    base = load_experiment(base_dir, content["base_expid"])
+    blocks = _enumerate(base, base_dir, space)
+    cells: dict[str, dict[str, Any]] = {}
+    for number, block in enumerate(blocks, 1):
+        choice = {key: block[key] for key in space}
+        name = f"{base.expid}_{number:03d}_{canonical_hash({'choice': _plain(choice), 'base': base.identity()})[:8]}"
+        cells[name] = block
+    config_dir = make_folder(work / "config")
+    with atomic_write(config_dir / "model_config.yaml") as stream:
+        yaml.safe_dump(cells, stream, sort_keys=False)
+    datasets = {}
+    for path in config_files(base_dir, "dataset_config"):
+        for dataset_id, keys in read_blocks(path).items():
+            datasets[dataset_id] = {key: value.value for key, value in keys.items()}
+    with atomic_write(config_dir / "dataset_config.yaml") as stream:
+        yaml.safe_dump(datasets, stream, sort_keys=False)
+    return config_dir, [load_experiment(config_dir, name) for name in cells]
+
+
+def _plain(value: Any) -> Any:
+    """The value with text keys, as canonical JSON wants them."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return value
+
+
+def _enumerate(base: Experiment, base_dir: Path, space: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """FuxiCTR's products of the space over the base experiment."""
+    enumerate_params = _fuxictr_enumerator()
+    dataset_keys = set()
+    for path in config_files(base_dir, "dataset_config"):
+        dataset_keys |= set(read_blocks(path).get(base.params["dataset_id"], {}))
+    model = {key: value for key, value in base.params.items() if key not in dataset_keys}
+    model |= {key: None for key in space if key not in model and key not in dataset_keys}
+    if "margin_spec" in space:
+        model = {key: value for key, value in model.items() if key not in ("margins", "margin_weights")}
+    if dataset_keys & set(space):
+        raise UserError(
+            f"tuner_space: {sorted(dataset_keys & set(space))[0]!r} belongs to the data set and cannot be tuned"
+        )
+    model |= {"debug_mode": False}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "space.yaml"
+        inlined = {
+            "base_expid": base.expid,
+            "base_config": folder,
+            "tuner_space": space,
+            "dataset_config": {base.params["dataset_id"]: {"data_format": "csv"}},
+        }
+        file.write_text(yaml.safe_dump(inlined), encoding="utf-8")
+        (Path(folder) / "model_config.yaml").write_text(
+            yaml.safe_dump({"Base": {}, base.expid: model}), encoding="utf-8"
+        )
+        made = yaml.safe_load((Path(enumerate_params(str(file))) / "model_config.yaml").read_text(encoding="utf-8"))
+    blocks = [made[name] for name in sorted(made)]
+    return [{**block, "dataset_id": base.params["dataset_id"]} for block in blocks]
+
+
+def _fuxictr_enumerator() -> Any:
+    before = yaml.Dumper.__dict__.get("ignore_aliases")
+    from fuxictr.autotuner import enumerate_params
+
+    if before is None and "ignore_aliases" in yaml.Dumper.__dict__:
+        del yaml.Dumper.ignore_aliases
+    return enumerate_params
+
+
+def _cell(
+    experiment: Experiment,
+    space: dict[str, Any],
+    runs_dir: Path,
+    work: Path,
+    engine: str,
+    protocol: str,
+    seed: int | None,
+) -> Cell:
+    used = seed if seed is not None else experiment.params["seed"]
+    folder = Path(runs_dir) / experiment.expid / folder_name(engine, protocol, used)
+    choice = {key: experiment.params.get(key) for key in space if key != "margin_spec"}
+    if "margin_spec" in space:
+        pairs = zip(experiment.params["margins"], experiment.params["margin_weights"])
+        choice["margin_spec"] = " ".join(f"{margin:g}:{weight:g}" for margin, weight in pairs)
+    return Cell(experiment.expid, choice, folder / "result.json", work / f"{experiment.expid}.log")
+
+
+def _run_cells(cells: list[Cell], gpus: Sequence[int], command: Sequence[str]) -> list[Cell]:
+    """Run the cells, one per free GPU; returns the ones that failed. Ctrl-C stops the children."""
+    free: queue.Queue[int] = queue.Queue()
+    for gpu in gpus:
+        free.put(gpu)
+    running: set[subprocess.Popen] = set()
+
+    def work(cell: Cell) -> bool:
+        gpu = free.get()
+        resume = ["--resume"] if (cell.result.parent / "checkpoint.pt").is_file() else []
+        try:
+            with open(cell.log, "w", encoding="utf-8") as stream:
+                words = [*command, "--expid", cell.expid, "--gpu", str(gpu), *resume]
+                process = subprocess.Popen(words, stdout=stream, stderr=subprocess.STDOUT)
+                running.add(process)
+                code = process.wait()
+                running.discard(process)
+            return code == 0 and cell.result.is_file()
+        finally:
+            free.put(gpu)
+
+    failed: list[Cell] = []
+    with ThreadPoolExecutor(len(gpus)) as pool, tqdm(total=len(cells), desc="cells", unit="cell") as bar:
+        futures = {pool.submit(work, cell): cell for cell in cells}
+        try:
+            for future in as_completed(futures):
+                if not future.result():
+                    failed.append(futures[future])
+                bar.set_postfix(failed=len(failed))
+                bar.update()
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):
+                process.terminate()
+            time.sleep(0.1)
+            print("stopped; the same command goes on with what is left")
+            raise
+    return failed
+
+
+def write_table(cells: list[Cell], failed: list[Cell], path: Path, monitor: str | dict) -> Path:
+    """All cells with their choice and metrics, the best by the monitor first."""
+    rows = []
+    for cell in cells:
+        row: dict[str, Any] = {"expid": cell.expid, **cell.choice, "state": "failed" if cell in failed else "done"}
+        if cell.result.is_file():
+            row.update(json.loads(cell.result.read_text(encoding="utf-8")).get("metrics", {}))
+        rows.append(row)
+    name = monitor if isinstance(monitor, str) else next(iter(monitor))
+    rows.sort(key=lambda row: -row.get(name, float("-inf")))
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with atomic_write(path) as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n", restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
