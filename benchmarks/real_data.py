@@ -29,12 +29,14 @@ RUNS = (
 
 
 def run(expid: str, epochs: int, batches: int | None) -> dict[str, str]:
-    """Run one experiment anew and return its row."""
+    """Run one experiment, unless ``runs/real`` has its result, and return its row."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(ROOT / "run_expid.py"), "--expid", expid, "--set", f"epochs={epochs}"]
-    command += ["--set", "verbose=0", "--runs", "runs/real", "--overwrite"]
+    command += ["--set", "verbose=0", "--runs", "runs/real"]
     command += ["--max-batches", str(batches)] if batches else []
-    subprocess.run(command, check=True)
-    folder = max(Path("runs/real", expid).glob("recbox-paper-*/result.json"), key=lambda p: p.stat().st_mtime).parent
+    if not list(Path("runs/real", expid).glob("recbox-paper-*/result.json")):
+        subprocess.run([*command, "--overwrite"], check=True)
+    folder = next(Path("runs/real", expid).glob("recbox-paper-*/result.json")).parent
     result = json.loads((folder / "result.json").read_text())
     name = f"{expid}-{epochs}epochs" + (f"-{batches}batches" if batches else "")
     for file in ("history.csv", "config.yaml"):

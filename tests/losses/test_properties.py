@@ -272,7 +272,7 @@ def test_bands_by_brute_force():
         (
             "MML",
             {"margins": [float("nan")], "margin_weights": [1], "neg_weight": 1},
-            r"margins\[0\].*finite number, got nan",
+            r"margins\[0\].*, got nan",
         ),
         ("MML", {"margins": ["x"], "margin_weights": [1], "neg_weight": 1}, r"margins\[0\].*got 'x'"),
         ("MML", {"margins": [0.6], "margin_weights": [-1], "neg_weight": 1}, r"margin_weights\[0\].*>= 0, got -1"),
@@ -322,7 +322,7 @@ BLOCKED = """
 import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"recbox", "fuxictr", "ray", "pandas", "h5py", "yaml", "numba", "click", "faiss", "sklearn"}:
+        if name.split(".")[0] in "recbox fuxictr ray pandas h5py yaml numba click faiss sklearn pyarrow".split():
             raise ImportError(name)
 sys.meta_path.insert(0, Block())
 import torch, mml_plugin
