@@ -115,7 +115,7 @@ def _check_header(key: str, path: Path, params: Mapping[str, Any]) -> None:
     items = [c for c in params["feature_cols"] if c.get("source") == "item"]
     others = [c for c in params["feature_cols"] if c.get("source") != "item"] + [params["label_col"]]
     for column in items if key == "item_corpus" else others:
-        for name in np.atleast_1d(column["name"]):
+        for name in column["name"] if isinstance(column["name"], list) else [column["name"]]:
             if name not in header:
                 raise UserError(f"{path}, line 1: column {name!r} is missing; found {', '.join(header) or 'nothing'}")
 
@@ -125,6 +125,7 @@ def _build(params: Mapping[str, Any], files: Mapping[str, Path], folder: Path) -
     from recbox import datasets
     from recbox.matching.features import FeatureEncoder
 
+    _check_space(params, files, folder.parent)
     with writing(folder):
         work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -163,10 +164,7 @@ def _check_rows(folder: Path, files: Mapping[str, Path], params: Mapping[str, An
             index = stored[params["corpus_index"]][:]
         wrong = np.flatnonzero((index < 0) | (index >= items))
         if len(wrong):
-            raise UserError(
-                f"{files[key]}, line {wrong[0] + 2}: item {index[wrong[0]]} is outside the item corpus, "
-                f"whose rows are 0 to {items - 1} ({files['item_corpus']})"
-            )
+            raise UserError(_outside(files[key], int(wrong[0]) + 2, int(index[wrong[0]]), items, files))
         if not len(index):
             raise UserError(f"{files[key]} holds no row")
 
@@ -174,6 +172,7 @@ def _check_rows(folder: Path, files: Mapping[str, Path], params: Mapping[str, An
 def _culprit(files: Mapping[str, Path], params: Mapping[str, Any]) -> str:
     """The first cell that is not what its column says, as a sentence; "" when there is none."""
     numbers = {params["query_index"]: int, params["corpus_index"]: int, params["label_col"]["name"]: float}
+    items = _rows(files["item_corpus"])
     for key, path in files.items():
         if key == "item_corpus":
             continue
@@ -189,7 +188,49 @@ def _culprit(files: Mapping[str, Path], params: Mapping[str, Any]) -> str:
                     except ValueError:
                         cell = row[header.index(name)]
                         return f"{path}, line {reader.line_num}: {name} must be a number, got {cell!r}"
+                item = int(row[header.index(params["corpus_index"])])
+                if not 0 <= item < items:
+                    return _outside(path, reader.line_num, item, items, files)
     return ""
+
+
+def _outside(path: Path, line: int, item: int, items: int, files: Mapping[str, Path]) -> str:
+    return (
+        f"{path}, line {line}: item {item} is outside the item corpus, whose rows are 0 to {items - 1} "
+        f"({files['item_corpus']})"
+    )
+
+
+def _rows(path: Path) -> int:
+    """Lines of a file without its header."""
+    with open(path, "rb") as stream:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: stream.read(1 << 22), b"")) - 1
+
+
+def _check_space(params: Mapping[str, Any], files: Mapping[str, Path], root: Path) -> None:
+    """Refuse to begin where the h5 files cannot fit: the HDF5 library may crash on a full disk.
+
+    Raises:
+        UserError: when less is free than the arrays need.
+    """
+    wide = 0
+    for column in params["feature_cols"]:
+        if column["type"] == "sequence":
+            wide += 4 * (column.get("max_len") or _longest(files["train_data"], column.get("splitter", " ")))
+        else:
+            wide += 8
+    needed = sum(_rows(path) * (wide if key != "item_corpus" else 8) for key, path in files.items())
+    free = shutil.disk_usage(root).free
+    if free < needed:
+        raise UserError(
+            f"cannot write recbox's h5 files to {root}: they need {needed / 1e9:.1f} GB and there is no space left "
+            f"for them ({free / 1e9:.1f} GB free)"
+        )
+
+
+def _longest(path: Path, splitter: str) -> int:
+    with open(path, "rb") as stream:
+        return max((line.count(splitter.encode()) + 1 for line in stream), default=1)
 
 
 def _is_sound(folder: Path, files: Mapping[str, Path]) -> bool:

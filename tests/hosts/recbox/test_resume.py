@@ -1,0 +1,94 @@
+"""A resumed training ends where an undisturbed one ends, bit by bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mml_plugin import model_zoo
+from mml_plugin.errors import UserError
+from mml_plugin.hosts import recbox
+from mml_plugin.hosts.recbox import trainer
+from mml_plugin.hosts.recbox.training import prepare_training
+
+
+class Stop(Exception):
+    """Stands for a killed process."""
+
+
+@pytest.fixture
+def train(golden_params, tmp_path):
+    def run(name, folder, stop_after=None, resume=False, **changes):
+        params = {**golden_params(name), "model_root": str(tmp_path / folder), **changes}
+        records = []
+
+        def on_epoch(record):
+            # The state is written after this call: stopping at epoch k + 1 leaves the state of epoch k.
+            if stop_after is not None and record.epoch > stop_after:
+                raise Stop
+            records.append(record)
+
+        with recbox.registered():
+            model, train_gen, valid_gen, _ = prepare_training(
+                params, getattr(model_zoo, params["model"]), tmp_path / "cache"
+            )
+            result = trainer.fit(
+                model, train_gen, valid_gen, epochs=params["epochs"], verbose=0, on_epoch=on_epoch,
+                state_path=tmp_path / folder / "state.pt", resume=resume, thresholds=(0.2,),
+            )  # fmt: skip
+        return model, records, result
+
+    return run
+
+
+def essence(records):
+    return [(r.epoch, r.train_loss, r.metrics, r.learning_rate, r.band_counts) for r in records]
+
+
+@pytest.mark.parametrize(("name", "stops"), [("MF_ccl_plateau", (1, 3)), ("SimpleX_uatt_mml", (2,))])
+def test_resumed_equals_undisturbed(name, stops, train):
+    model, records, result = train(name, "whole")
+    for stop in stops:
+        with pytest.raises(Stop):
+            train(name, f"cut{stop}", stop_after=stop)
+        again, rest, ended = train(name, f"cut{stop}", resume=True)
+        assert essence(rest) == essence(records[stop:])
+        assert ended == result
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, again.state_dict()[key]), key
+
+
+def test_the_plateau_case_reloads_and_cuts_the_rate(train):
+    _, records, _ = train("MF_ccl_plateau", "plateau")
+    assert records[-1].learning_rate < records[0].learning_rate
+
+
+def test_another_number_of_threads_is_refused(train, monkeypatch):
+    with pytest.raises(Stop):
+        train("MF_mse", "threads", stop_after=1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    with pytest.raises(UserError, match="written with threads 1 and this process has 7"):
+        train("MF_mse", "threads", resume=True)
+
+
+def test_a_damaged_or_missing_state_is_one_sentence(train, tmp_path):
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        train("MF_mse", "none", resume=True)
+    state = tmp_path / "bad" / "state.pt"
+    state.parent.mkdir()
+    state.write_bytes(b"PK\x03\x04 not a checkpoint")
+    with pytest.raises(UserError, match="is damaged"):
+        train("MF_mse", "bad", resume=True)
+    torch.save({"version": 99}, state)
+    with pytest.raises(UserError, match="not one of this version"):
+        train("MF_mse", "bad", resume=True)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(train):
+    with pytest.raises(UserError, match=r"training stopped in epoch \d+: the (loss|monitor) is (nan|inf)"):
+        train("MF_mse", "nan", learning_rate=1e20, similarity_score="dot")
+
+
+def test_an_interval_other_than_one_is_warned_about(train):
+    with pytest.warns(UserWarning, match="does not thin out recbox's evaluations"):
+        train("MF_mse", "interval", eval_interval_epochs=2, epochs=1)
