@@ -213,17 +213,8 @@ def _fuxictr_enumerator() -> Any:
     return enumerate_params
 
 
-def _cell(
-    experiment: Experiment,
-    space: dict[str, Any],
-    runs_dir: Path,
-    work: Path,
-    engine: str,
-    protocol: str,
-    seed: int | None,
-) -> Cell:
-    used = seed if seed is not None else experiment.params["seed"]
-    folder = Path(runs_dir) / experiment.expid / folder_name(engine, protocol, used)
+def _cell(experiment: Experiment, space: dict[str, Any], runs_dir: Path, work: Path, run_name: str) -> Cell:
+    folder = Path(runs_dir) / experiment.expid / run_name
     choice = {key: experiment.params.get(key) for key in space if key != "margin_spec"}
     if "margin_spec" in space:
         pairs = zip(experiment.params["margins"], experiment.params["margin_weights"])

@@ -1,0 +1,193 @@
+"""Whole runs of the recbox engine on a small data set: files, protocols, resume, refusals."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.numpy import load_file
+
+from mml_plugin.cli import main
+from mml_plugin.data import split, synthetic
+from mml_plugin.data.interactions import load
+from mml_plugin.experiment.run import RunRequest, run
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
+SMALL = ("epochs=2", "verbose=0", "num_workers=0", "embedding_dim=8", "num_negs=10")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    synthetic.generate(folder / "data" / "synth", users=80, items=120, seed=3)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_home(home, monkeypatch):
+    monkeypatch.chdir(home)
+
+
+def go(expid="MF_tiny_mml", runs="runs", more=(), **keys):
+    return run(RunRequest(expid, CONFIG, overrides=(*SMALL, *more), runs_dir=Path(runs), **keys))
+
+
+def recall(users, items, data, indptr, masked, k=20):
+    """Mean Recall@k by brute force, from the vectors a run leaves."""
+    values = []
+    for u in range(data.num_users):
+        wanted = data.test_items[indptr[u] : indptr[u + 1]].tolist()
+        scores = items @ users[u]
+        scores[masked[u]] = -np.inf
+        if wanted:
+            values.append(len(set(np.argsort(-scores, kind="stable")[:k].tolist()) & set(wanted)) / len(wanted))
+    return np.mean(values)
+
+
+def test_a_run_leaves_everything_and_its_vectors_give_its_metrics(home):
+    folder = go(runs="whole", tensorboard=True)
+    names = {p.name for p in folder.path.iterdir()}
+    assert names >= {"config.yaml", "history.csv", "result.json", "log.txt", "checkpoint.pt", "embeddings.safetensors",
+                     "per_user.parquet", "ids.parquet", "seen.parquet", "tensorboard"}  # fmt: skip
+    assert folder.path.name.startswith("recbox-paper-s2019-")
+    result, history = folder.read_result(), pd.read_csv(folder.history)
+    assert list(history["epoch"]) == [1, 2]
+    best = history["Recall(k=20)"].idxmax()
+    assert result["best_epoch"] == history["epoch"][best]
+    assert result["metrics"]["NDCG(k=20)"] == pytest.approx(history["NDCG(k=20)"][best])
+    assert history.filter(like="band_").sum(axis=1).to_numpy() == pytest.approx(1)
+    assert result["peak_memory_bytes"] > 1e7
+    assert set(result) >= {"versions", "machine", "commit", "command", "seed", "date", "identity", "protocol"}
+    assert yaml.safe_load(folder.config.read_text())["MF_tiny_mml"]["epochs"] == 2
+    torch.load(folder.checkpoint, weights_only=True)
+
+    data, vectors = load(Path("data/synth")), load_file(folder.embeddings)
+    ids = pd.read_parquet(folder.ids)
+    assert list(ids[ids.side == "user"].id) == data.user_ids.tolist()
+    assert list(ids[ids.side == "item"].id) == data.item_ids.tolist()
+    seen = pd.read_parquet(folder.seen)
+    masked = [seen.item_row[seen.user_row == u].tolist() for u in range(data.num_users)]
+    found = recall(vectors["users"], vectors["items"], data, data.test_indptr, masked)
+    assert found == pytest.approx(result["metrics"]["Recall(k=20)"], abs=1e-6)
+    per_user = pd.read_parquet(folder.per_user)
+    assert per_user["Recall(k=20)"].mean() == pytest.approx(result["metrics"]["Recall(k=20)"])
+    assert list(per_user.user_row) == np.unique(data.test_users).tolist()
+    assert "[exp_id] MF_tiny_mml" in (home / "config.csv").read_text()
+    assert "[Metrics] Recall(k=20): " in folder.log.read_text()
+    assert "Train loss: " in folder.log.read_text()
+
+
+def test_held_out_reads_test_once_and_masks_validation(monkeypatch):
+    calls = []
+    original = split.write_final_test
+    monkeypatch.setattr(split, "write_final_test", lambda *a: calls.append(1) or original(*a))
+    folder = go("SimpleX_tiny_mml", runs="held", protocol="held-out")
+    assert calls == [1]
+    result = folder.read_result()
+    data = load(Path("data/synth"))
+    carved = split.held_out(data, 0.1, 2019)
+    assert result["data"]["trained_on"] == len(carved.training.train_items)
+    history = pd.read_csv(folder.history)
+    assert result["validation_metrics"]["Recall(k=20)"] == pytest.approx(history["Recall(k=20)"].max())
+    vectors = load_file(folder.embeddings)
+    masked = [data.train_items[a:b] for a, b in zip(data.train_indptr, data.train_indptr[1:])]
+    found = recall(vectors["users"], vectors["items"], data, data.test_indptr, masked)
+    assert found == pytest.approx(result["metrics"]["Recall(k=20)"], abs=1e-6)
+
+
+def test_an_interrupted_run_resumes_to_the_same_end(monkeypatch):
+    from mml_plugin.experiment.run import Context
+
+    whole = go(runs="undisturbed", more=("epochs=3",))
+    original = Context.on_epoch
+
+    def stop_in_the_third(self, record):
+        if record.epoch == 3:
+            raise KeyboardInterrupt
+        original(self, record)
+
+    monkeypatch.setattr(Context, "on_epoch", stop_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        go(runs="cut", more=("epochs=3",))
+    monkeypatch.setattr(Context, "on_epoch", original)
+    cut = go(runs="cut", more=("epochs=3",), resume=True)
+    keep = ["epoch", "train_loss", "Recall(k=20)", "NDCG(k=50)"]
+    pd.testing.assert_frame_equal(pd.read_csv(whole.history)[keep], pd.read_csv(cut.history)[keep])
+    assert cut.read_result()["metrics"] == whole.read_result()["metrics"]
+    assert cut.read_result()["identity"] == whole.read_result()["identity"]
+    assert "--resume" in cut.log.read_text()
+    for name, vectors in load_file(whole.embeddings).items():
+        np.testing.assert_array_equal(vectors, load_file(cut.embeddings)[name])
+
+
+def command(*words):
+    small = [part for pair in SMALL for part in ("--set", pair)]
+    return main(["train", "--config", str(CONFIG), "--expid", "MF_tiny_ccl", "--runs", "cli", *small, *words])
+
+
+def test_a_finished_run_is_not_overwritten_unasked(capsys):
+    assert command() == 0
+    folder = next(Path("cli/MF_tiny_ccl").glob("recbox*/"))
+    before = (folder / "result.json").read_text()
+    assert command() == 2
+    assert "holds a finished run; --overwrite begins it anew" in capsys.readouterr().err
+    assert (folder / "result.json").read_text() == before
+    (folder / "result.json").unlink()
+    assert command() == 2
+    assert "holds an unfinished run; --resume goes on" in capsys.readouterr().err
+    assert command("--resume") == 0
+    assert json.loads((folder / "result.json").read_text())["metrics"] == json.loads(before)["metrics"]
+    assert command("--overwrite", "--max-batches", "3") == 0
+    cut = [json.loads(p.read_text())["cut"] for p in Path("cli/MF_tiny_ccl").glob("*/result.json")]
+    assert "at most 3 batches per epoch" in cut
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--expid", "MF_tiny_cc"], "there is no experiment 'MF_tiny_cc'"),
+        (["--engine", "fst"], "--engine 'fst' is unknown"),
+        (["--protocol", "paperr"], "--protocol 'paperr' is unknown; did you mean 'paper'"),
+        (["--gpu", "99"], "--gpu 99 is not there"),
+        (["--backend", "numba"], "belongs to the fast engine"),
+        (["--set", "train_data=none/train.csv", "--runs", "none"], "train_data: there is no file"),
+        (["--resume", "--overwrite"], "exclude each other"),
+        (["--seed", "7", "--resume"], "holds nothing to resume"),
+        (["--runs", "data/synth/train.txt/x"], "cannot write"),
+        (["--config", "nowhere"], "--config nowhere holds neither"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_exit_2(words, says, capsys):
+    assert command(*words) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert "Traceback" not in error
+
+
+def test_native_bsl_is_refused_by_the_recbox_engine(capsys):
+    assert main(["train", "--config", str(CONFIG), "--expid", "MF_yelp_bslnative"]) == 2
+    assert "sets regularizer_scope, which stock recbox does not have" in capsys.readouterr().err
+
+
+def test_usage_errors_of_the_command_line(capsys):
+    assert main(["trian"]) == 2
+    assert "there is no command 'trian'; did you mean 'train'" in capsys.readouterr().err
+    assert main(["train"]) == 2
+    assert main(["--help"]) == 0
+    assert main(["losses", "MML"]) == 0
+    assert "margin_values_list = margins" in capsys.readouterr().out
+    assert main(["env", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["versions"]["torch"] == torch.__version__
+    assert main(["data", "check", "none"]) == 2
+
+
+def test_root_logger_is_left_as_it_was():
+    before = logging.getLogger().handlers[:]
+    go(runs="logs", more=("epochs=1",))
+    assert logging.getLogger().handlers == before

@@ -1,0 +1,109 @@
+"""The parameter tuner: the paper's grid, validation before the first run, failures, nothing run twice."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mml_plugin.cli import main
+from mml_plugin.errors import UserError
+from mml_plugin.experiment.config import load_experiment
+from mml_plugin.experiment.tuning import expand, read_space
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
+PUBLISHED = {
+    "MF_yelp_mml": ([0.6, 0.7, 0.8, 0.9], [0.05, 0.15, 0.2, 0.6], 400, range(150, 451, 50)),
+    "MF_gowalla_mml": ([0.7, 0.8, 0.9], [0.10, 0.15, 0.75], 700, range(500, 1001, 100)),
+}
+
+SCRIPT = """
+import json, pathlib, sys
+words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+with open("calls.txt", "a") as stream:
+    stream.write(words["--expid"] + " " + words["--gpu"] + " " + sys.executable + "\\n")
+if words["--expid"].startswith("MF_tiny_mml_002") and not pathlib.Path("mended").exists():
+    sys.exit(3)
+folder = pathlib.Path(words["--runs"]) / words["--expid"] / "recbox-paper-s2019"
+folder.mkdir(parents=True)
+score = float(words["--expid"].split("_")[3])
+(folder / "result.json").write_text(json.dumps({"metrics": {"Recall(k=20)": score}}))
+"""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_papers_grid(name, tmp_path):
+    margins, weights, best, range_ = PUBLISHED[name]
+    file = CONFIG / "tuner" / f"{name}.yaml"
+    _, cells = expand(file, read_space(file), tmp_path)
+    assert {c.params["neg_weight"] for c in cells} == set(range_)
+    lists = {tuple(c.params["margins"]) for c in cells}
+    assert lists == {tuple(x / 10 for x in range(low, 10)) for low in range(5, 10)}
+    assert len(cells) == len(range_) * len(lists) == len({c.expid for c in cells})
+    for c in cells:
+        assert c.params["margin_weights"] == sorted(c.params["margin_weights"])
+        assert sum(c.params["margin_weights"]) == pytest.approx(1)
+    wanted = load_experiment(CONFIG, name).identity()
+    found = [c for c in cells if c.identity() == wanted]
+    assert [(c.params["margins"], c.params["margin_weights"], c.params["neg_weight"]) for c in found] == [
+        (margins, weights, best)
+    ]
+
+
+def test_importing_fuxictrs_tuner_leaves_yaml_alone(tmp_path):
+    file = CONFIG / "tuner" / "MF_tiny_mml.yaml"
+    expand(file, read_space(file), tmp_path)
+    shared = [1]
+    assert "*id001" in yaml.dump({"a": shared, "b": shared}, Dumper=yaml.Dumper)
+
+
+def test_failures_are_reported_and_finished_cells_are_not_run_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("fake.py").write_text(SCRIPT)
+    words = ["tune", "--config", str(CONFIG / "tuner/MF_tiny_mml.yaml"), "--script", "fake.py", "--gpu", "-1", "-1"]
+    assert main(words) == 1
+    said = capsys.readouterr().out
+    assert "3 of 4 cells have a result" in said
+    assert "failed: MF_tiny_mml_002_" in said
+    calls = Path("calls.txt").read_text().splitlines()
+    assert len(calls) == 4
+    assert all(line.endswith(__import__("sys").executable) for line in calls)
+    Path("mended").touch()
+    assert main(words) == 0
+    assert len(Path("calls.txt").read_text().splitlines()) == 5
+    with open("runs/tuner/MF_tiny_mml/cells.csv") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(r["Recall(k=20)"]) for r in rows] == [4, 3, 2, 1]
+    assert {r["margin_spec"] for r in rows} == {"0.9:1", "0.6:0.05 0.7:0.15 0.8:0.2 0.9:0.6"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"tuner_space": {}}, "tuner_space is missing or empty"),
+        ({"tuner_space": {"neg_wait": [1]}}, "unknown key 'neg_wait'; did you mean 'neg_weight'"),
+        ({"tuner_space": {"neg_weight": []}}, "lists no value for neg_weight"),
+        ({"tuner_space": {"neg_weight": [100, -1]}}, "neg_weight must be a number > 0, got -1"),
+        ({"tuner_space": {"margin_spec": [{0.9: "x"}]}}, r"margin_weights\[0\] must be a number >= 0"),
+        ({"tuner_space": {"train_data": ["x"]}}, "belongs to the data set"),
+        ({"base_expid": "MF_tiny_mm"}, "did you mean 'MF_tiny_mml'"),
+        ({"tuner_spice": 1}, "unknown key 'tuner_spice'; did you mean 'tuner_space'"),
+    ],
+)
+def test_nothing_runs_when_a_cell_is_wrong(tmp_path, change, says, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = {"base_config": str(CONFIG), "base_expid": "MF_tiny_mml", "tuner_space": {"neg_weight": [1]}}
+    Path("space.yaml").write_text(yaml.safe_dump({**content, **change}))
+    Path("fake.py").write_text(SCRIPT)
+    assert main(["tune", "--config", "space.yaml", "--script", "fake.py"]) == 2
+    assert __import__("re").search(says, capsys.readouterr().err)
+    assert not Path("calls.txt").exists()
+
+
+def test_a_gpu_that_is_not_there(capsys):
+    assert main(["tune", "--config", str(CONFIG / "tuner/MF_tiny_mml.yaml"), "--gpu", "77"]) == 2
+    assert "--gpu 77 is not there" in capsys.readouterr().err
+    with pytest.raises(UserError, match="there is no file"):
+        read_space(Path("none.yaml"))
