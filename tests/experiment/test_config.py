@@ -23,9 +23,11 @@ LOSSES = {"bpr": "PairwiseLogisticLoss", "hinge": "PairwiseMarginLoss", "softmax
           "mse": "MSELoss", "ccl": "CosineContrastiveLoss", "bsl": "BilateralSoftmaxLoss", "mml": "MultiMarginLoss",
           "bslnative": "BilateralSoftmaxLoss"}  # fmt: skip
 # Read by reczoo's script, recbox's encoder and recbox's files, not by a signature (facts on recbox, section 1.3).
-SCRIPT = {"model", "loss", "dataset_id", "seed", "data_root", "data_format", "query_index", "corpus_index", "label_col",
-          "feature_cols", "min_categr_count", "train_data", "valid_data", "item_corpus", "model_root", "metrics", "verbose",
-          "learning_rate", "optimizer", "sampling_num_process", "fix_sampling_seeds", "ignore_pos_items", "num_workers"}  # fmt: skip
+SCRIPT = set(
+    "model loss dataset_id seed data_root data_format query_index corpus_index label_col feature_cols min_categr_count "
+    "train_data valid_data item_corpus model_root metrics verbose learning_rate optimizer sampling_num_process "
+    "fix_sampling_seeds ignore_pos_items num_workers".split()
+)
 FAST = {"regularizer_scope", "dropout_position", "initializer"}
 UNUSED = {"debug_mode"}
 
