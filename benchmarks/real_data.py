@@ -77,14 +77,45 @@ def write(row: dict[str, str]) -> None:
         writer.writerows([*kept, row])
 
 
+def fill_readme() -> None:
+    """Rewrite the README's table from the rows."""
+    from mml_plugin.report.table import markdown_table
+
+    rows = list(csv.DictReader(ROWS.read_text(encoding="utf-8").splitlines()))
+    header = ["experiment", "epochs", "training", "sampling in it", "evaluation", "peak memory", "Recall@20", "NDCG@20"]
+    cells = [
+        [
+            r["experiment"],
+            r["epochs"] + (f" (cut: {r['cut']})" if r["cut"] else ""),
+            f"{r['train_seconds_per_epoch']} s",
+            f"{r['sampling_seconds_per_epoch']} s",
+            f"{r['evaluation_seconds']} s",
+            f"{r['peak_memory_gb']} GB",
+            r["recall_at_20"],
+            r["ndcg_at_20"],
+        ]
+        for r in rows
+    ]
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    begin, end = text.index("<!-- real:begin -->") + len("<!-- real:begin -->"), text.index("<!-- real:end -->")
+    readme.write_text(text[:begin] + "\n" + markdown_table(header, cells, left=2) + "\n" + text[end:], encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", help="an experiment of the list")
-    only = parser.parse_args().only
+    parser.add_argument("--readme", action="store_true", help="only rewrite the README's table from the rows")
+    options = parser.parse_args()
+    if options.readme:
+        fill_readme()
+        return
+    only = options.only
     chosen = [r for r in RUNS if not only or r[0] in only]
     for position, (expid, epochs, batches) in enumerate(chosen, 1):
         print(f"[{position}/{len(chosen)}] {expid}, {epochs} epochs, {batches or 'all'} batches", flush=True)
         write(run(expid, epochs, batches))
+    fill_readme()
 
 
 if __name__ == "__main__":
