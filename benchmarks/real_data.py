@@ -24,6 +24,7 @@ RUNS = (
     ("MF_yelp_mml", 2, None),
     ("MF_gowalla_mml", 2, None),
     ("SimpleX_gowalla_mml", 1, 200),
+    ("SimpleX_yelp_mml", 1, 200),
     ("SimpleX_yelp_mml", 1, None),
 )
 
@@ -34,11 +35,13 @@ def run(expid: str, epochs: int, batches: int | None) -> dict[str, str]:
     command = [sys.executable, str(ROOT / "run_expid.py"), "--expid", expid, "--set", f"epochs={epochs}"]
     command += ["--set", "verbose=0", "--runs", "runs/real"]
     command += ["--max-batches", str(batches)] if batches else []
-    if not list(Path("runs/real", expid).glob("recbox-paper-*/result.json")):
-        subprocess.run([*command, "--overwrite"], check=True)
-    folder = next(Path("runs/real", expid).glob("recbox-paper-*/result.json")).parent
-    result = json.loads((folder / "result.json").read_text())
     name = f"{expid}-{epochs}epochs" + (f"-{batches}batches" if batches else "")
+    command[command.index("runs/real")] = f"runs/real/{name}"
+    pattern = f"{expid}/recbox-paper-*/result.json"
+    if not list(Path("runs/real", name).glob(pattern)):
+        subprocess.run([*command, "--overwrite"], check=True)
+    folder = next(Path("runs/real", name).glob(pattern)).parent
+    result = json.loads((folder / "result.json").read_text())
     for file in ("history.csv", "config.yaml"):
         shutil.copy(folder / file, RESULTS / f"recbox_real-{name}.{file}")
     seconds = result["seconds"]
@@ -104,7 +107,7 @@ def fill_readme() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", help="an experiment of the list")
+    parser.add_argument("--only", action="append", help="an experiment of the list, or its name in runs/real")
     parser.add_argument("--readme", action="store_true", help="only rewrite the README's table from the rows")
     options = parser.parse_args()
     if options.readme:

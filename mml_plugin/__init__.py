@@ -1,7 +1,7 @@
 """The Multi-Margin Loss and its rivals for collaborative filtering, plugged into reczoo from outside.
 
-Importing this package needs torch and pydantic alone: recbox, fuxictr and the kernel libraries load
-when their host or engine is used.
+Importing this package needs torch and pydantic alone: recbox and fuxictr load when their host
+is used.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class SeveralValues(click.Command):
 @click.option("--tag", help="Run only the cells whose name contains this.")
 @click.option("--script", type=click.Path(path_type=Path), help="What runs a cell; default: mml train.")
 @click.option("--runs", "runs_dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
-@click.option("--engine", default="recbox", show_default=True, help="recbox or fast.")
+@click.option("--engine", default="recbox", show_default=True, help="recbox, the stock pipeline.")
 @click.option("--protocol", default="paper", show_default=True, help="paper or held-out.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Overrides the configuration's seed.")
 def tune(tuner_file, gpus, tag, script, runs_dir, engine, protocol, seed) -> int:

@@ -24,19 +24,17 @@ from mml_plugin.files import make_folder
 if TYPE_CHECKING:
     from mml_plugin.experiment.run import Context, RunRequest
 
-# What only the fast engine's step has: native BSL (docs/experiments.md).
-FAST_ONLY = ("regularizer_scope", "dropout_position", "initializer")
+# Native BSL's step (docs/experiments.md); nothing in recbox reads these.
+NOT_RECBOX = ("regularizer_scope", "dropout_position", "initializer")
 
 
 def check(experiment: Experiment, request: RunRequest) -> None:
     """Refuse what stock recbox cannot run, by name.
 
     Raises:
-        UserError: for ``--backend``, and for keys that only the fast engine reads.
+        UserError: for keys that no part of recbox reads.
     """
-    if request.backend != "auto":
-        raise UserError(f"--backend {request.backend} belongs to the fast engine; add --engine fast")
-    extra = [key for key in FAST_ONLY if experiment.params.get(key) is not None]
+    extra = [key for key in NOT_RECBOX if experiment.params.get(key) is not None]
     if extra:
         raise UserError(f"experiment {experiment.expid} sets {extra[0]}, which stock recbox does not have")
 

@@ -137,7 +137,7 @@ class Keys(BaseModel):
     batch_norm: bool | None = None
     embedding_regularizer: Regularizer = None
     net_regularizer: Regularizer = None
-    # native BSL's step, fast engine only
+    # native BSL's step, which stock recbox does not have
     regularizer_scope: Literal["table", "batch"] | None = None
     dropout_position: Literal["after_normalize", "before_normalize"] | None = None
     initializer: Literal["xavier_uniform", "xavier_normal"] | None = None

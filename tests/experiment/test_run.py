@@ -155,7 +155,6 @@ def test_a_finished_run_is_not_overwritten_unasked(capsys):
         (["--engine", "fst"], "--engine 'fst' is unknown"),
         (["--protocol", "paperr"], "--protocol 'paperr' is unknown; did you mean 'paper'"),
         (["--gpu", "99"], "--gpu 99 is not there"),
-        (["--backend", "numba"], "belongs to the fast engine"),
         (["--set", "train_data=none/train.csv", "--runs", "none"], "train_data: there is no file"),
         (["--resume", "--overwrite"], "exclude each other"),
         (["--seed", "7", "--resume"], "holds nothing to resume"),
