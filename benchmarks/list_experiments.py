@@ -15,8 +15,8 @@ Written by `python benchmarks/list_experiments.py` from `config/`; do not edit b
 
 `<Model>_<dataset>_<loss>[_<variant>]`. `earlystop`: patience 3, all else 200. `n10` .. `n800`: negatives per positive
 (Figure 3). `plateau`: the learning rate is cut at every non-improvement, which the paper switched off. `reczoo`:
-SimpleX's original run. `bslnative`: BSL as its authors train it (batch L2, dropout before normalisation, no clipping); stock
-recbox has no such step, and its engine refuses them by name. `tiny`: the built-in synthetic set.
+SimpleX's original run. `bslnative`: BSL as its authors train it (batch L2, dropout before normalisation, no
+clipping); stock recbox has no such step, and its engine refuses them by name. `tiny`: the built-in synthetic set.
 
 """
 

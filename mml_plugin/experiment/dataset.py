@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class RunData:
         return {
             "folder": self.folder.name,
             "fingerprint": self.interactions.fingerprint,
+            "order": hashlib.sha256(self.interactions.train_items.astype("<i8").tobytes()).hexdigest()[:16],
             "users": self.interactions.num_users,
             "items": self.interactions.num_items,
             "train": len(self.interactions.train_items),

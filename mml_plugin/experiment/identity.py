@@ -28,7 +28,7 @@ def run_identity(context: Context, trained: Trained) -> str:
     return canonical_hash(
         {
             "config": context.experiment.identity(),
-            "data": trained.data.get("fingerprint", ""),
+            "data": [trained.data["fingerprint"], trained.data["order"]],
             "engine": context.request.engine,
             "backend": trained.backend,
             "dtype": trained.dtype,

@@ -227,7 +227,7 @@ def _say_how_to_resume(folder: RunFolder) -> None:
     if folder.checkpoint.is_file():
         logging.info("Stopped. Go on with: %s --resume", command_line())
     else:
-        logging.info("Stopped before the first epoch ended; nothing is lost, begin again with --overwrite if need be")
+        logging.info("Stopped before the first epoch ended; the same command begins again")
 
 
 def command_line(argv: Sequence[str] | None = None) -> str:

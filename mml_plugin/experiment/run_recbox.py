@@ -72,6 +72,7 @@ def train(context: Context) -> Trained:
         model, train_gen, valid_gen, params = prepare_training(
             params, getattr(model_zoo, params["model"]), make_folder(data.work / "recbox")
         )
+        logging.info(_parameters(params))
         stages = {"data": time.monotonic() - started, "sampling": 0.0}
         _time_sampling(train_gen, stages)
         if context.request.max_batches:
@@ -90,6 +91,13 @@ def train(context: Context) -> Trained:
             on_resume=context.history.load,
         )
         return _finish(context, data, params, (model, train_gen, valid_gen), fit, stages)
+
+
+def _parameters(params: dict[str, Any]) -> str:
+    """The parameters as reczoo's script logs them."""
+    from recbox.utils import print_to_json
+
+    return print_to_json(params)
 
 
 @contextmanager

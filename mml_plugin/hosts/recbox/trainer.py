@@ -156,7 +156,13 @@ class _Loop:
         monitor = float(model._monitor.get_value(logs))
         if not math.isfinite(monitor):
             raise self._diverged(f"the monitor is {monitor}")
-        type(model).checkpoint_and_earlystop(model, epoch, logs)
+        try:
+            type(model).checkpoint_and_earlystop(model, epoch, logs)
+        except (OSError, RuntimeError) as error:
+            # torch reports a full disk as a RuntimeError of its file writer.
+            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+                raise
+            raise UserError(f"cannot write {model.checkpoint}: is there space left on the disk? ({error})") from error
         if model._stopping_steps == 0 or not self.best_epoch:
             self.best_epoch = self.epoch + 1
 
