@@ -89,7 +89,7 @@ def from_lines(
     numbers = np.unique(np.concatenate([train.items, test.items]))
     only_test = test.users[~np.isin(test.users, train.users)]
     user_numbers = np.concatenate([train.users, only_test])
-    if users is not None:
+    if users is not None and items is not None:
         numbers, user_numbers = np.arange(len(items)), np.arange(len(users))
     parts = [_split(lines, user_numbers, numbers) for lines in (train, test)]
     user_ids = users if users is not None else user_numbers.astype(str)

@@ -58,7 +58,7 @@ class CutGenerator:
 
 def train(context: Context) -> Trained:
     """Train one experiment the way reczoo's script does, and evaluate its best epoch."""
-    from mml_plugin import model_zoo
+    from mml_plugin import model_zoo  # type: ignore[attr-defined]  # the folder model_zoo/, mapped into the package
     from mml_plugin.hosts import recbox
     from mml_plugin.hosts.recbox import trainer
     from mml_plugin.hosts.recbox.training import prepare_training
@@ -145,7 +145,7 @@ def _finish(
     if data.held_out is not None:
         validation = evaluation.means(evaluation.per_user_metrics(model, train_gen, valid_gen))
         logging.info("Best epoch on the validation split: %s", metrics_line(validation))
-        reported = _final_test(data, params, model)
+        reported = _final_test(data.held_out, data, params, model)
         masked = evaluation.with_mask(train_gen, valid_gen)
     per_user = evaluation.per_user_metrics(model, masked, reported)
     metrics = evaluation.means(per_user)
@@ -170,7 +170,7 @@ def _finish(
     )
 
 
-def _final_test(data: RunData, params: dict[str, Any], model: Any) -> Any:
+def _final_test(held_out: split.HeldOut, data: RunData, params: dict[str, Any], model: Any) -> Any:
     """The held-out protocol's one look at test: written, encoded with the training vocabulary, read."""
     from recbox.matching.pytorch.dataloaders import h5_generator
 
@@ -178,7 +178,7 @@ def _final_test(data: RunData, params: dict[str, Any], model: Any) -> Any:
 
     work = Path(tempfile.mkdtemp(prefix="test-", dir=data.work))
     try:
-        split.write_final_test(data.held_out, work)
+        split.write_final_test(held_out, work)
         csv_paths = {**data.paths, "test_data": str(work / "test.csv")}
         prepared = dataset.prepare({**params, **csv_paths}, data.work / "recbox")
         return h5_generator(prepared.feature_map, stage="test", **{**params, **prepared.h5_paths()})

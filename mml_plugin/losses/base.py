@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -65,6 +67,6 @@ class SampledLoss(nn.Module):
         public = {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in ("training", "needs_users")}
         return ", ".join(f"{name}={value}" for name, value in public.items())
 
-    def compute(self, positive: Tensor, negatives: Tensor, *users: Tensor) -> Tensor:
-        """The loss of ``positive[B]`` and ``negatives[B, N]``, as the equation says."""
+    def compute(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss of ``positive[B]``, ``negatives[B, N]`` and, with ``needs_users``, ``users[B]``."""
         raise TypeError(f"{type(self).__name__} must define compute(positive, negatives)")

@@ -32,6 +32,10 @@ class MultiMarginLoss(SampledLoss):
         23.5
     """
 
+    start: Tensor
+    slope: Tensor
+    offset: Tensor
+
     def __init__(
         self,
         margins: Sequence[float],

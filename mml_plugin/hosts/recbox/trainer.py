@@ -223,6 +223,8 @@ class _Loop:
     def restore(self) -> int:
         """Put the saved state back; returns how many epochs it holds."""
         model = self.model
+        if self.state_path is None:
+            raise UserError("there is no checkpoint to resume from: the training keeps none")
         state = read_state(self.state_path, model.device)
         for key, now in (("threads", torch.get_num_threads()), ("device", str(model.device))):
             if state[key] != now:
@@ -244,7 +246,8 @@ class _Loop:
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """The state of every generator that recbox draws from, as tensors and plain values."""
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    legacy: Any = np.random.get_state()
+    name, keys, position, has_gauss, cached = legacy
     version, internal, gauss = random.getstate()
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
@@ -275,7 +278,7 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
         stream.write(buffer.getbuffer())
 
 
-def read_state(path: Path | None, device: torch.device) -> dict[str, Any]:
+def read_state(path: Path, device: torch.device) -> dict[str, Any]:
     """Read a state without executing anything in it.
 
     Raises:
