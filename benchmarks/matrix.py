@@ -86,6 +86,7 @@ def build(stack: Stack, python: str, folder: Path) -> Path:
 
 def test(stack: Stack, inner: Path) -> dict[str, str]:
     """Run the tests and return the row."""
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
     log = RESULTS.parent / f"matrix-{stack.name}.log"
     command = [
         str(inner),
