@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mml_plugin.errors import UserError
+from mml_plugin.hosts.patches import Patches
 from mml_plugin.registry import get_spec, is_known, params_from_config
 
 FUXICTR_NAMES = frozenset({"bce", "binary_crossentropy", "binary_cross_entropy"})
-_undo: list[tuple[Any, str, Any]] = []
+_patches = Patches()
 
 
 class ListwiseLoss(nn.Module):
@@ -110,35 +111,25 @@ def register() -> None:
     Raises:
         UserError: when FuxiCTR is missing or of another version.
     """
-    if _undo:
+    if _patches.active:
         return
     check_version()
     from fuxictr.pytorch.models import BaseModel
 
-    for name, wrap in (("__init__", _wrap_init), ("compile", _wrap_compile)):
-        _undo.append((BaseModel, name, BaseModel.__dict__[name]))
-        setattr(BaseModel, name, wrap(BaseModel.__dict__[name]))
+    wrappers = {"__init__": _wrap_init, "compile": _wrap_compile}
+    _patches.apply([(BaseModel, name, wrap(BaseModel.__dict__[name])) for name, wrap in wrappers.items()])
 
 
 def unregister() -> None:
     """Put back the very objects that :func:`register` replaced. Idempotent."""
-    while _undo:
-        owner, name, value = _undo.pop()
-        setattr(owner, name, value)
+    _patches.undo()
 
 
 def is_registered() -> bool:
     """Whether :func:`register` is in force."""
-    return bool(_undo)
+    return _patches.active
 
 
-@contextmanager
-def registered() -> Iterator[None]:
+def registered() -> AbstractContextManager[None]:
     """:func:`register` for the length of a block; a registration from outside the block stays."""
-    before = is_registered()
-    register()
-    try:
-        yield
-    finally:
-        if not before:
-            unregister()
+    return _patches.during(register)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, nn
 
+from mml_plugin.hosts.patches import Patches
 from mml_plugin.hosts.recbox import shims
 from mml_plugin.registry import get_spec, is_known, params_from_config
 
@@ -24,7 +25,7 @@ OWN = frozenset(
     }
 )
 
-_undo: list[tuple[Any, str, Any]] = []
+_patches = Patches()
 
 
 class WithUsers(nn.Module):
@@ -96,37 +97,26 @@ def register() -> None:
     Raises:
         UserError: when recbox is missing or of another version.
     """
-    if _undo:
+    if _patches.active:
         return
     shims.check_version()
     shims.import_recbox()
     from recbox.matching.pytorch.models import MatchingModel
 
-    changes = [*shims.replacements(), (MatchingModel, "compile", wrap_compile(MatchingModel.compile))]
-    for owner, name, value in changes:
-        _undo.append((owner, name, owner.__dict__[name]))
-        setattr(owner, name, value)
+    wrapped = (MatchingModel, "compile", wrap_compile(MatchingModel.compile))
+    _patches.apply([*shims.replacements(), wrapped])
 
 
 def unregister() -> None:
     """Put back the very objects that :func:`register` replaced. Idempotent."""
-    while _undo:
-        owner, name, value = _undo.pop()
-        setattr(owner, name, value)
+    _patches.undo()
 
 
 def is_registered() -> bool:
     """Whether :func:`register` is in force."""
-    return bool(_undo)
+    return _patches.active
 
 
-@contextmanager
-def registered() -> Iterator[None]:
+def registered() -> AbstractContextManager[None]:
     """:func:`register` for the length of a block; a registration from outside the block stays."""
-    before = is_registered()
-    register()
-    try:
-        yield
-    finally:
-        if not before:
-            unregister()
+    return _patches.during(register)
