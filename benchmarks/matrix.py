@@ -86,7 +86,6 @@ def build(stack: Stack, python: str, folder: Path) -> Path:
 
 def test(stack: Stack, inner: Path) -> dict[str, str]:
     """Run the tests and return the row."""
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
     log = RESULTS.parent / f"matrix-{stack.name}.log"
     command = [
         str(inner),
@@ -164,6 +163,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=[s.name for s in STACKS], help="run this row only")
     parser.add_argument("--keep", action="store_true", help="keep the environments")
     options = parser.parse_args()
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
     chosen = [s for s in STACKS if not options.only or s.name in options.only]
     rows = []
     for position, stack in enumerate(chosen, 1):
