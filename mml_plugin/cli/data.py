@@ -21,6 +21,8 @@ def data() -> None:
     """Fetch, import, check and make data sets."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    # The Hub's library has a handler of its own; without this every line of it would show twice.
+    logging.getLogger("huggingface_hub").propagate = False
 
 
 @data.command("fetch")

@@ -26,7 +26,9 @@ def fetch(name: str, root: Path, overwrite: bool = False) -> Path:
         UserError: for an unknown name, an unreachable Hub and a wrong checksum.
     """
     if name not in KNOWN:
-        raise UserError(f"there is no known data set {name!r}; {nearest(name, KNOWN)}; other sets: mml data import")
+        raise UserError(
+            f"there is no known data set {name!r}; {nearest(name, KNOWN)} (mml data import takes other sets)"
+        )
     if (Path(root) / name).exists() and not overwrite:
         raise UserError(f"{Path(root) / name} is already there; --overwrite replaces it")
     known = KNOWN[name]

@@ -17,7 +17,7 @@ import numpy as np
 from mml_plugin.data import convert, split
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.config import Experiment
-from mml_plugin.experiment.dataset import RunData, prepare_data, write_users
+from mml_plugin.experiment.dataset import RunData, data_folder, prepare_data, write_users
 from mml_plugin.experiment.outputs import Trained, metrics_line
 from mml_plugin.files import make_folder
 
@@ -29,14 +29,15 @@ NOT_RECBOX = ("regularizer_scope", "dropout_position", "initializer")
 
 
 def check(experiment: Experiment, request: RunRequest) -> None:
-    """Refuse what stock recbox cannot run, by name.
+    """Refuse what stock recbox cannot run, by name, before anything is written.
 
     Raises:
-        UserError: for keys that no part of recbox reads.
+        UserError: for keys that no part of recbox reads, and for missing data files.
     """
     extra = [key for key in NOT_RECBOX if experiment.params.get(key) is not None]
     if extra:
         raise UserError(f"experiment {experiment.expid} sets {extra[0]}, which stock recbox does not have")
+    data_folder(experiment.params)
 
 
 class CutGenerator:

@@ -167,6 +167,7 @@ def test_mistakes_are_one_sentence_and_exit_2(words, says, capsys):
     error = capsys.readouterr().err
     assert says in error
     assert "Traceback" not in error
+    assert not Path("none").exists()
 
 
 def test_native_bsl_is_refused_by_the_recbox_engine(capsys):
