@@ -26,13 +26,16 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Installed versions of the packages that can change a number, absent ones left out."""
+    import torch
+
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    # The build's label (+cpu, +cu126) is not in every wheel's metadata.
+    return {**found, "torch": str(torch.__version__)}
 
 
 def processor() -> str:

@@ -133,7 +133,7 @@ def command(*words):
 
 def test_a_finished_run_is_not_overwritten_unasked(capsys):
     assert command() == 0
-    folder = next(Path("cli/MF_tiny_ccl").glob("recbox*/"))
+    folder = next(path for path in Path("cli/MF_tiny_ccl").glob("recbox*") if path.is_dir())
     before = (folder / "result.json").read_text()
     assert command() == 2
     assert "holds a finished run; --overwrite begins it anew" in capsys.readouterr().err

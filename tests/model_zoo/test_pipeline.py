@@ -19,6 +19,18 @@ NAMES = sorted(json.loads((GOLDEN / "pipeline.json").read_text()))
 HITS = 1 / 120  # one hit of one of the 120 users
 
 
+def dropout_stream():
+    torch.manual_seed(0)
+    return torch.nn.functional.dropout(torch.ones(12), 0.5).bool().int().tolist()
+
+
+# Builds of torch with MKL's generator draw other masks from the same seed; the golden numbers have these.
+golden_masks = pytest.mark.skipif(
+    dropout_stream() != [0, 0, 1, 0, 0, 0, 1, 1, 0, 1, 1, 1],
+    reason="this torch draws other dropout masks than the one behind the golden numbers",
+)
+
+
 def own_loss(config):
     return config["loss"] in recbox.plugging.OWN
 
@@ -41,6 +53,7 @@ def trained(golden_params, tmp_path):
     return train
 
 
+@golden_masks
 @pytest.mark.parametrize("name", NAMES)
 def test_pipeline_equals_the_original(name, trained, golden_pipeline):
     golden = golden_pipeline[name]
