@@ -105,7 +105,8 @@ def test(stack: Stack, inner: Path) -> dict[str, str]:
     ]
     with open(log, "w", encoding="utf-8") as stream:
         code = subprocess.run(command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT).returncode
-    text = log.read_text(encoding="utf-8").replace(str(ROOT), ".")
+    prefix = subprocess.run([str(inner), "-c", "import sys; print(sys.base_prefix)"], capture_output=True, text=True)
+    text = log.read_text(encoding="utf-8").replace(str(ROOT), ".").replace(prefix.stdout.strip(), "<python>")
     log.write_text(text[-20000:], encoding="utf-8")
     counts = {word: number for number, word in re.findall(r"(\d+) (passed|failed|skipped)", text.splitlines()[-1])}
     shown = subprocess.run([str(inner), "-c", SHOW], capture_output=True, text=True, check=True)
