@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from mml_plugin.engine.declaration import Declaration
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.hosts import recbox
 
@@ -74,6 +75,20 @@ class MF(MatchingModel):
         self.embedding_layer = EmbeddingLayer(feature_map, embedding_dim)
         self.dropout = nn.Dropout(embedding_dropout)
         self.compile(lr=learning_rate, **kwargs)
+
+    def declare(self) -> Declaration:
+        """What the fast engine needs to know."""
+        return Declaration(
+            user_table=self._table("user"),
+            item_table=self._table("item"),
+            similarity=self.similarity_score,
+            user_dropout=self.dropout.p,
+        )
+
+    def _table(self, source: str) -> nn.Parameter:
+        specs = self.feature_map.feature_specs
+        (name,) = [n for n, spec in specs.items() if spec["source"] == source and spec["type"] == "categorical"]
+        return self.embedding_layer.embedding_layer.embedding_layers[name].weight
 
     def forward(self, inputs: Any) -> dict[str, Tensor]:
         """Score a batch.

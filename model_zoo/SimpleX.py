@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from mml_plugin.engine.declaration import Declaration, HistoryTower
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.hosts import recbox
 
@@ -86,6 +87,7 @@ class SimpleX(MatchingModel):
         self.similarity_score = similarity_score
         self.embedding_dim = embedding_dim
         self.user_id_field = user_id_field
+        self.item_id_field = item_id_field
         self.user_history_field = user_history_field
         self.embedding_layer = EmbeddingDictLayer(feature_map, embedding_dim)
         self.behavior_aggregation = BehaviorAggregator(embedding_dim, gamma, aggregator, attention_dropout)
@@ -101,6 +103,27 @@ class SimpleX(MatchingModel):
     @staticmethod
     def _bias_table(feature_map: Any, field: str) -> EmbeddingLayer:
         return EmbeddingLayer(feature_map, 1, disable_sharing_pretrain=True, required_feature_columns=[field])
+
+    def declare(self) -> Declaration:
+        """What the fast engine needs to know."""
+        tables = self.embedding_layer.embedding_layers
+        bias = {"user": None, "item": None, "global": None}
+        if self.enable_bias:
+            bias = {
+                "user": self.user_bias.embedding_layer.embedding_layers[self.user_id_field].weight,
+                "item": self.item_bias.embedding_layer.embedding_layers[self.item_id_field].weight,
+                "global": self.global_bias,
+            }
+        return Declaration(
+            user_table=tables[self.user_id_field].weight,
+            item_table=tables[self.item_id_field].weight,
+            similarity=self.similarity_score,
+            user_dropout=self.dropout.p,
+            history=self.behavior_aggregation.declare(tables[self.user_history_field].weight),
+            user_bias=bias["user"],
+            item_bias=bias["item"],
+            global_bias=bias["global"],
+        )
 
     def forward(self, inputs: Any) -> dict[str, Tensor]:
         """Score a batch.
@@ -171,6 +194,19 @@ class BehaviorAggregator(nn.Module):
         if aggregator == "self_attention":
             self.W_q = nn.Parameter(torch.empty(embedding_dim, 1))
             nn.init.xavier_normal_(self.W_q)
+
+    def declare(self, table: nn.Parameter) -> HistoryTower:
+        """What the fast engine needs to know, the history's vectors being in ``table``."""
+        attends = self.aggregator != "mean"
+        return HistoryTower(
+            table=table,
+            value=self.W_v,
+            gamma=self.gamma,
+            aggregator=self.aggregator,
+            key=self.W_k if attends else None,
+            query=self.W_q if self.aggregator == "self_attention" else None,
+            dropout=self.dropout.p if attends and self.dropout is not None else 0.0,
+        )
 
     def forward(self, user: Tensor, history: Tensor) -> Tensor:
         """Mix ``user[B, d]`` with its aggregated ``history[B, L, d]``; returns ``[B, d]``."""

@@ -16,7 +16,9 @@ import click
 )
 @click.option("--expid", required=True, help="The experiment to run, for example SimpleX_yelp_mml.")
 @click.option("--gpu", type=int, default=-1, show_default=True, help="The GPU index, -1 for the CPU.")
-@click.option("--engine", default="recbox", show_default=True, help="recbox, the stock pipeline.")
+@click.option("--engine", default="recbox", show_default=True, help="recbox, the stock pipeline, or fast.")
+@click.option("--backend", default="auto", show_default=True,
+              help="How the fast engine computes: numba, triton, torch, reference; auto picks.")  # fmt: skip
 @click.option("--protocol", default="paper", show_default=True, help="paper (best epoch on test) or held-out.")
 @click.option("--valid-share", type=click.FloatRange(0, 0.5, min_open=True), default=0.1, show_default=True,
               help="Share of each user's training items that held-out carves away.")  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mml_plugin.errors import UserError
 from mml_plugin.files import make_folder
 
 HELD_OUT_SEED = 2019
+TEXTS = ("train.txt", "train.txt.gz")
 HINTS = {"yelp18": "mml data fetch yelp18", "gowalla": "mml data fetch gowalla", "synth": "mml data synth"}
 
 
@@ -69,22 +70,40 @@ def data_folder(params: Mapping[str, Any]) -> Path:
     return folder
 
 
-def prepare_data(params: Mapping[str, Any], protocol: str, share: float) -> RunData:
-    """Locate a run's data and, under ``held-out``, carve and write its split (once per share and data)."""
-    folder = data_folder(params)
+def check_data(params: Mapping[str, Any]) -> Path:
+    """The folder of the configured data, as text or as CSV files.
+
+    Raises:
+        UserError: when neither is there; the sentence says how to get the data.
+    """
+    folder = Path(params["train_data"]).parent
+    return folder if any((folder / name).is_file() for name in TEXTS) else data_folder(params)
+
+
+def load_data(params: Mapping[str, Any], protocol: str, share: float) -> RunData:
+    """Read a run's data and, under ``held-out``, carve its split; writes nothing, so ``paths`` is empty."""
+    folder = check_data(params)
     logging.info("Data: %s", folder.resolve())
     interactions = load(folder)
-    work = make_folder(folder.parent / ".cache")
+    work = folder.parent / ".cache"
     if protocol == "paper":
-        keys = ("train_data", "valid_data", "item_corpus")
-        return RunData(folder, interactions, interactions, None, {k: str(params[k]) for k in keys}, work)
+        return RunData(folder, interactions, interactions, None, {}, work)
     carved = split.held_out(interactions, share, HELD_OUT_SEED)
-    place = work / f"{folder.name}-held-out-{share:g}-{interactions.fingerprint[:12]}"
+    return RunData(folder, interactions, carved.training, carved, {}, work)
+
+
+def prepare_data(params: Mapping[str, Any], protocol: str, share: float) -> RunData:
+    """As :func:`load_data`, with the CSV files that recbox reads; a split is written once per share and data."""
+    data_folder(params)
+    data = load_data(params, protocol, share)
+    make_folder(data.work)
+    if data.held_out is None:
+        return replace(data, paths={key: str(params[key]) for key in ("train_data", "valid_data", "item_corpus")})
+    place = data.work / f"{data.folder.name}-held-out-{share:g}-{data.interactions.fingerprint[:12]}"
     if not place.is_dir():
-        split.write_held_out(carved, place)
+        split.write_held_out(data.held_out, place)
     names = {"train_data": "train.csv", "valid_data": "valid.csv", "item_corpus": "item_corpus.csv"}
-    paths = {key: str(place / name) for key, name in names.items()}
-    return RunData(folder, interactions, carved.training, carved, paths, work)
+    return replace(data, paths={key: str(place / name) for key, name in names.items()})
 
 
 def write_users(data: Interactions, path: Path) -> None:

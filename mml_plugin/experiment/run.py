@@ -27,7 +27,7 @@ from mml_plugin.files import atomic_write, writing
 from mml_plugin.records import EpochRecord
 from mml_plugin.registry import margins_of
 
-ENGINES = {"recbox": "mml_plugin.experiment.run_recbox"}
+ENGINES = {"recbox": "mml_plugin.experiment.run_recbox", "fast": "mml_plugin.experiment.run_fast"}
 PROTOCOLS = {
     "paper": "best epoch on the test split, as the paper and SimpleX select",
     "held-out": "best epoch on a validation split carved from train; the test split is read once, at the end",
@@ -42,7 +42,8 @@ class RunRequest:
         expid: the experiment's name.
         config_dir: a folder in reczoo's layout.
         gpu: CUDA index, -1 for the CPU.
-        engine: ``"recbox"``, the stock pipeline.
+        engine: ``"recbox"``, the stock pipeline, or ``"fast"``.
+        backend: how the fast engine computes scores; one of ``engine.backends.NAMES``.
         protocol: ``"paper"`` or ``"held-out"``.
         seed: overrides the configuration's seed.
         overrides: ``key=value`` strings; any of them appends a hash to the run folder's name.
@@ -58,6 +59,7 @@ class RunRequest:
     config_dir: Path
     gpu: int = -1
     engine: str = "recbox"
+    backend: str = "auto"
     protocol: str = "paper"
     seed: int | None = None
     overrides: tuple[str, ...] = ()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mml_plugin.experiment.run import Context, RunRequest
 
 # Native BSL's step (docs/experiments.md); nothing in recbox reads these.
-NOT_RECBOX = ("regularizer_scope", "dropout_position", "initializer")
+NOT_RECBOX = ("regularizer_scope", "dropout_position", "initializer", "popularity_alpha")
 
 
 def check(experiment: Experiment, request: RunRequest) -> None:
@@ -34,9 +34,13 @@ def check(experiment: Experiment, request: RunRequest) -> None:
     Raises:
         UserError: for keys that no part of recbox reads, and for missing data files.
     """
+    if request.backend != "auto":
+        raise UserError(f"--backend {request.backend} is the fast engine's; add --engine fast or leave it out")
     extra = [key for key in NOT_RECBOX if experiment.params.get(key) is not None]
     if extra:
-        raise UserError(f"experiment {experiment.expid} sets {extra[0]}, which stock recbox does not have")
+        raise UserError(
+            f"experiment {experiment.expid} sets {extra[0]}, which stock recbox does not have; --engine fast does"
+        )
     data_folder(experiment.params)
 
 

@@ -137,6 +137,8 @@ class Keys(BaseModel):
     batch_norm: bool | None = None
     embedding_regularizer: Regularizer = None
     net_regularizer: Regularizer = None
+    # the fast engine's own: negatives drawn by popularity ** alpha (0 is uniform)
+    popularity_alpha: NotNegative | None = None
     # native BSL's step, which stock recbox does not have
     regularizer_scope: Literal["table", "batch"] | None = None
     dropout_position: Literal["after_normalize", "before_normalize"] | None = None

@@ -6,7 +6,6 @@ is ours. It logs what recbox's loop logs and draws no random number.
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import random
@@ -21,10 +20,10 @@ import numpy as np
 import torch
 
 from mml_plugin.errors import UserError
-from mml_plugin.files import atomic_write
 from mml_plugin.losses.bands import BandCounter
 from mml_plugin.memory import PeakMemory
 from mml_plugin.records import EpochRecord
+from mml_plugin.states import check_same, read_state, write_state
 
 STATE_VERSION = 1
 
@@ -225,13 +224,8 @@ class _Loop:
         model = self.model
         if self.state_path is None:
             raise UserError("there is no checkpoint to resume from: the training keeps none")
-        state = read_state(self.state_path, model.device)
-        for key, now in (("threads", torch.get_num_threads()), ("device", str(model.device))):
-            if state[key] != now:
-                raise UserError(
-                    f"{self.state_path} was written with {key} {state[key]} and this process has {now}: the numbers "
-                    f"would differ; use {key} {state[key]} or begin anew"
-                )
+        state = read_state(self.state_path, model.device, STATE_VERSION)
+        check_same(self.state_path, state, threads=torch.get_num_threads(), device=str(model.device))
         model.load_state_dict(state["model"])
         model.optimizer.load_state_dict(state["optimizer"])
         Path(model.checkpoint).parent.mkdir(parents=True, exist_ok=True)
@@ -268,28 +262,3 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
     random.setstate((version, tuple(internal), gauss))
     if device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
-
-
-def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a state of tensors and plain values, complete or not at all."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    with atomic_write(path, "wb") as stream:
-        stream.write(buffer.getbuffer())
-
-
-def read_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read a state without executing anything in it.
-
-    Raises:
-        UserError: when it is missing, damaged or of another version.
-    """
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"there is no checkpoint {path} to resume from") from None
-    except Exception as error:  # torch raises whatever its unpickler and the zip reader raise
-        raise UserError(f"checkpoint {path} is damaged ({type(error).__name__}); begin anew with --overwrite") from None
-    if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
-        raise UserError(f"checkpoint {path} is not one of this version; begin anew with --overwrite")
-    return state

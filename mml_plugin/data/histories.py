@@ -1,0 +1,79 @@
+"""Ragged histories: what recbox pads to L slots, as flat ids with a row number each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mml_plugin.data.interactions import Interactions
+from mml_plugin.data.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """The histories of B rows.
+
+    Attributes:
+        ids: ``[n]`` rows of the history table, row after row, in file order.
+        row: ``[n]`` which of the B rows each belongs to.
+        slot: ``[n]`` position within its row.
+        lengths: ``[B]``.
+    """
+
+    ids: Tensor
+    row: Tensor
+    slot: Tensor
+    lengths: Tensor
+
+
+class Histories:
+    """The training histories of a data set.
+
+    A training row's history is the user's items without the first occurrence of the target; a user's own is all of
+    them. Either keeps the last ``max_len`` (the first, with padding ``"post"``).
+
+    Args:
+        data: training interactions.
+        vocabulary: with a history table.
+        device: where the arrays live.
+    """
+
+    def __init__(self, data: Interactions, vocabulary: Vocabulary, device: torch.device) -> None:
+        if vocabulary.history is None:
+            raise ValueError("the vocabulary has no history")
+        self.max_len, self._keep_last = vocabulary.max_len, vocabulary.padding == "pre"
+        self._begin = torch.from_numpy(data.train_indptr).to(device)
+        self._ids = torch.from_numpy(vocabulary.history.ids[data.train_items]).to(device)
+        self._target = torch.from_numpy(first_occurrences(data)).to(device)
+
+    def of_rows(self, rows: Tensor, users: Tensor) -> Ragged:
+        """The histories of training rows ``[B]`` of user rows ``[B]``."""
+        return self._cut(users, self._begin[users + 1] - self._begin[users] - 1, self._target[rows])
+
+    def of_users(self, users: Tensor) -> Ragged:
+        """The whole histories of user rows ``[B]``."""
+        return self._cut(users, self._begin[users + 1] - self._begin[users], None)
+
+    def _cut(self, users: Tensor, available: Tensor, target: Tensor | None) -> Ragged:
+        lengths = available.clamp(0, self.max_len)
+        row = torch.repeat_interleave(torch.arange(len(users), device=users.device), lengths)
+        slot = torch.arange(len(row), device=users.device) - (lengths.cumsum(0) - lengths)[row]
+        position = slot + (available - lengths)[row] if self._keep_last else slot
+        if target is not None:
+            position = position + (position >= target[row])
+        return Ragged(self._ids[self._begin[users][row] + position], row, slot, lengths)
+
+
+def first_occurrences(data: Interactions) -> np.ndarray:
+    """For each training row, where its item first occurs in its user's list ``[N]``."""
+    users, items = data.train_users, data.train_items
+    code = users * data.num_items + items
+    order = np.argsort(code, kind="stable")
+    ordered = code[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    first = np.empty(len(code), np.int64)
+    first[order] = np.repeat(order[starts], np.diff(np.append(starts, len(code))))
+    return first - data.train_indptr[users]

@@ -1,0 +1,75 @@
+"""The ways to compute what the fast engine needs; docs/engines.md says which runs where.
+
+To add one: write a module with a class that has :class:`base.Backend`'s methods, and a line in ``KNOWN``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from mml_plugin.engine.backends.base import Backend
+from mml_plugin.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """A backend before it is imported.
+
+    Attributes:
+        name: as ``--backend`` takes it.
+        module: where its class ``Engine`` is.
+        devices: device types that it runs on.
+        needs: a package it needs, "" for none.
+        capability: the least CUDA compute capability.
+    """
+
+    name: str
+    module: str
+    devices: tuple[str, ...]
+    needs: str = ""
+    capability: tuple[int, int] = (0, 0)
+
+    def obstacle(self, device: torch.device) -> str:
+        """Why it cannot run on the device; "" when it can."""
+        if device.type not in self.devices:
+            return f"it runs on {' and '.join(self.devices)}, not on {device.type}"
+        if self.needs and importlib.util.find_spec(self.needs) is None:
+            return f"the package {self.needs} is not installed (pip install 'mml_plugin[fast]')"
+        if device.type == "cuda" and torch.cuda.get_device_capability(device) < self.capability:
+            have = ".".join(map(str, torch.cuda.get_device_capability(device)))
+            return f"it needs compute capability {'.'.join(map(str, self.capability))} and this GPU has {have}"
+        return ""
+
+
+KNOWN = (
+    BackendInfo("numba", "numba_cpu", ("cpu",), needs="numba"),
+    BackendInfo("triton", "triton_gpu", ("cuda",), needs="triton", capability=(7, 5)),
+    BackendInfo("torch", "torch_any", ("cpu", "cuda")),
+    BackendInfo("reference", "reference", ("cpu", "cuda")),
+)
+NAMES = ("auto", *(info.name for info in KNOWN))
+
+
+def select(name: str, device: torch.device) -> Backend:
+    """The backend of that name, or with ``"auto"`` the first of ``KNOWN`` that can run; the pick is logged.
+
+    Raises:
+        UserError: for an unknown name, and for one that cannot run on the device, with the reason.
+    """
+    if name not in NAMES:
+        raise UserError(f"--backend {name!r} is unknown; {nearest(name, NAMES)}")
+    for info in KNOWN:
+        obstacle = info.obstacle(device)
+        if name == info.name and obstacle:
+            raise UserError(f"--backend {name} cannot be used on {device}: {obstacle}")
+        if name == info.name or (name == "auto" and not obstacle):
+            logging.info("Backend %s on %s%s", info.name, device, " (picked by auto)" if name == "auto" else "")
+            return importlib.import_module(f"{__name__}.{info.module}").Engine()
+        if name == "auto" and device.type in info.devices:
+            logging.info("Backend %s is passed over: %s", info.name, obstacle)
+    raise UserError(f"no backend runs on {device}")

@@ -1,0 +1,174 @@
+"""What a backend must do. Tensors in, tensors out; all of a call's tensors are on one device."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+# F.normalize divides by at least this.
+NORM_FLOOR = 1e-12
+
+
+@dataclass(frozen=True)
+class Positives:
+    """Each user's training items, for exclusion: ``items[indptr[u]:indptr[u+1]]``, sorted and distinct corpus rows."""
+
+    indptr: Tensor
+    items: Tensor
+
+
+@dataclass
+class TableState:
+    """A parameter with its gradient, its Adam moments and what is known of its norms.
+
+    Attributes:
+        weight: ``[R, d]``, the parameter's data.
+        grad: ``[R, d]``; zero but for touched rows.
+        touched: ``[R]`` uint8, rows that received a gradient since the last step.
+        first, second: Adam's moments.
+        squared_norms: ``[R]``, each row's squared norm as of the last step.
+        decay: lambda of the L2 term.
+    """
+
+    weight: Tensor
+    grad: Tensor
+    touched: Tensor
+    first: Tensor
+    second: Tensor
+    squared_norms: Tensor
+    decay: float = 0.0
+    memory: dict[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, weight: Tensor, decay: float = 0.0) -> TableState:
+        """A fresh state; a weight of another shape is seen as ``[R, d]``."""
+        rows = weight.detach().reshape(len(weight) if weight.dim() else 1, -1)
+        if rows.data_ptr() != weight.data_ptr():
+            raise ValueError("a parameter must be contiguous")
+        state = cls(
+            weight=rows,
+            grad=torch.zeros_like(rows),
+            touched=torch.zeros(len(rows), dtype=torch.uint8, device=rows.device),
+            first=torch.zeros_like(rows),
+            second=torch.zeros_like(rows),
+            squared_norms=torch.empty(len(rows), dtype=rows.dtype, device=rows.device),
+            decay=float(decay),
+        )
+        state.measure()
+        return state
+
+    def measure(self) -> None:
+        """Compute the squared norms anew, after somebody else wrote the weight."""
+        torch.sum(self.weight * self.weight, dim=1, out=self.squared_norms)
+
+    def add_dense(self, gradient: Tensor) -> None:
+        """Add a gradient of the whole parameter."""
+        self.grad += gradient.reshape(self.grad.shape)
+        self.touched.fill_(1)
+
+
+@dataclass(frozen=True)
+class AdamConstants:
+    """One Adam step's numbers, bias correction folded in: w -= rate * m / (sqrt(v) + epsilon)."""
+
+    rate: float
+    epsilon: float
+    beta1: float
+    beta2: float
+
+    @classmethod
+    def at(cls, step: int, rate: float, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8):
+        """The constants of the given step, 1-based, with torch.optim.Adam's defaults."""
+        root = (1 - beta2**step) ** 0.5
+        return cls(rate * root / (1 - beta1**step), epsilon * root, beta1, beta2)
+
+
+class Backend(ABC):
+    """One way to compute sampled scores, draws, and the dense step."""
+
+    name: str = ""
+    index_dtype: torch.dtype = torch.int64
+
+    @abstractmethod
+    def draw_items(
+        self,
+        rows: Tensor,
+        users: Tensor,
+        count: int,
+        *,
+        seed: int,
+        epoch: int | Tensor,
+        num_items: int,
+        item_ids: Tensor,
+        cumulative: Tensor | None,
+        positives: Positives | None,
+        out: Tensor,
+    ) -> None:
+        """Fill ``out[:, 1:]`` with sampled items' table rows (``sampler.NegativeSampler`` says which)."""
+
+    @abstractmethod
+    def dropout(self, rows: Tensor, width: int, rate: float, *, seed: int, stream: int, epoch: int | Tensor, dtype):
+        """Dropout factors ``[B, width]``: 0 or 1 / (1 - rate)."""
+
+    @abstractmethod
+    def scores(self, user: Tensor, table: Tensor, index: Tensor, inverse: Tensor | None) -> Tensor:
+        """``<user[b], table[index[b, j]]> * inverse[index[b, j]]`` as ``[B, 1+N]``; ``inverse`` None: 1."""
+
+    @abstractmethod
+    def user_gradient(self, grad: Tensor, table: Tensor, index: Tensor, inverse: Tensor | None) -> Tensor:
+        """dL/d(user) ``[B, d]`` from dL/dy; entries of ``grad`` that are 0 are skipped."""
+
+    @abstractmethod
+    def item_gradient(
+        self,
+        grad: Tensor,
+        y: Tensor,
+        user: Tensor,
+        table: Tensor,
+        index: Tensor,
+        inverse: Tensor | None,
+        out: Tensor,
+        touched: Tensor,
+    ) -> None:
+        """Add dL/d(table) to ``out`` and mark its rows in ``touched``; zero entries of ``grad`` are skipped."""
+
+    @abstractmethod
+    def add_rows(self, rows: Tensor, values: Tensor, state: TableState) -> None:
+        """``state.grad[rows[k]] += values[k]`` for repeated rows too."""
+
+    @abstractmethod
+    def squared_gradient_norm(self, state: TableState, squared_weight: Tensor | float) -> Tensor | float:
+        """``|g + decay W|^2`` of a table whose ``|W|^2`` is given."""
+
+    @abstractmethod
+    def adam(self, state: TableState, constants: AdamConstants, clip: Tensor | float) -> Tensor | float:
+        """Step on ``clip * (g + decay W)``, clear the gradient, renew the row norms; returns the new ``|W|^2``."""
+
+    def shuffled(self, count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
+        """The epoch's order of training rows, as ``sampler.shuffled`` defines it."""
+        from mml_plugin.engine.sampler import shuffled
+
+        return shuffled(count, seed, epoch, device)
+
+    def top(self, scores: Tensor, k: int) -> Tensor:
+        """The k best columns of each row, as ``ranking.stable_top`` defines them."""
+        from mml_plugin.engine.ranking import stable_top
+
+        return stable_top(scores, k)
+
+    def inverse_norms(self, state: TableState) -> Tensor:
+        """``1 / max(|w_r|, 1e-12)`` per row."""
+        return state.squared_norms.sqrt().clamp_min(NORM_FLOOR).reciprocal()
+
+    def norm_ceiling(self) -> float:
+        """Inverse norms from here on belong to rows below the floor, which normalisation does not project."""
+        return 1 / NORM_FLOOR
+
+    def bands(self, y: Tensor, grad: Tensor, thresholds: Tensor, counts: Tensor, sums: Tensor) -> None:
+        """Add to ``counts[K+1]`` the negatives in each band and to ``sums[K+1]`` their ``|dL/dy|``."""
+        band = torch.bucketize(y[:, 1:].contiguous(), thresholds).flatten()
+        counts += torch.bincount(band, minlength=len(counts))
+        sums.index_add_(0, band, grad[:, 1:].abs().flatten().to(sums.dtype))

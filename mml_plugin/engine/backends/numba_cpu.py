@@ -1,0 +1,171 @@
+"""The CPU backend: numba's kernels on the tensors' own memory."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from mml_plugin.engine import philox
+from mml_plugin.engine.backends import base, numba_kernels as kernels
+from mml_plugin.engine.backends.base import AdamConstants, Backend, Positives, TableState
+
+NOTHING = {dtype: np.empty(0, dtype) for dtype in (np.float32, np.float64)}
+NO_POSITIVES = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint8))
+NO_BOUNDS = np.empty(0, np.uint64)
+# One bit per item times this: one question in eight about a stranger goes on to the search.
+FILTER_BITS_PER_ITEM = 8
+
+
+class Engine(Backend):
+    """Parallel over the batch or the table; the same bits for any number of threads."""
+
+    name = "numba"
+    index_dtype = torch.int32
+
+    def __init__(self) -> None:
+        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        self._filters: dict[int, tuple[Positives, tuple[np.ndarray, ...]]] = {}
+        self._scratch: dict[str, np.ndarray] = {}
+        self.active_entries = 0
+
+    def draw_items(
+        self,
+        rows: Tensor,
+        users: Tensor,
+        count: int,
+        *,
+        seed: int,
+        epoch: int | Tensor,
+        num_items: int,
+        item_ids: Tensor,
+        cumulative: Tensor | None,
+        positives: Positives | None,
+        out: Tensor,
+    ) -> None:
+        key = np.uint64(int(epoch)), np.uint64(seed & philox.MASK), np.uint64(philox.NEGATIVES), np.uint64(num_items)
+        if cumulative is None and positives is None:
+            kernels.uniform_items(rows.numpy(), *key, item_ids.numpy(), out.numpy())
+            return
+        kernels.general_items(
+            rows.numpy(),
+            users.numpy(),
+            *key,
+            NO_BOUNDS if cumulative is None else cumulative.numpy().view(np.uint64),
+            NO_POSITIVES if positives is None else self._filtered(positives),
+            item_ids.numpy(),
+            out.numpy(),
+        )
+
+    def _filtered(self, positives: Positives) -> tuple[np.ndarray, ...]:
+        known = self._filters.get(id(positives))
+        if known is None:
+            indptr = positives.indptr.numpy().astype(np.int64)
+            items = positives.items.numpy().astype(np.int64)
+            wanted = np.maximum(np.diff(indptr) * FILTER_BITS_PER_ITEM, 8)
+            sizes = (1 << np.ceil(np.log2(wanted)).astype(np.int64)) >> 3
+            start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+            bits = np.zeros(start[-1], np.uint8)
+            kernels.build_filter(indptr, items, start, bits)
+            known = self._filters[id(positives)] = (positives, (indptr, items, start, bits))
+        return known[1]
+
+    def dropout(self, rows: Tensor, width: int, rate: float, *, seed: int, stream: int, epoch: int | Tensor, dtype):
+        out = torch.empty(len(rows), width, dtype=dtype)
+        scale = out.numpy().dtype.type(1 / (1 - rate))
+        kernels.dropout_mask(
+            rows.numpy(), np.uint64(int(epoch)), np.uint64(seed & philox.MASK), np.uint64(stream),
+            np.uint64(philox.drop_threshold(rate)), scale, out.numpy(),
+        )  # fmt: skip
+        return out
+
+    def shuffled(self, count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
+        words = np.empty(count, np.uint32)
+        kernels.row_words(np.uint64(epoch), np.uint64(seed & philox.MASK), np.uint64(philox.SHUFFLE), words)
+        return torch.from_numpy(np.argsort(words, kind="stable"))
+
+    def scores(self, user: Tensor, table: Tensor, index: Tensor, inverse: Tensor | None) -> Tensor:
+        y = torch.empty(index.shape, dtype=user.dtype)
+        kernels.scores(user.numpy(), table.numpy(), index.numpy(), _array(inverse, user), y.numpy())
+        return y
+
+    def user_gradient(self, grad: Tensor, table: Tensor, index: Tensor, inverse: Tensor | None) -> Tensor:
+        out = torch.empty(len(grad), table.shape[1], dtype=table.dtype)
+        active = self._room("active", len(grad), np.int64)
+        kernels.user_gradient(
+            grad.numpy(), table.numpy(), index.numpy(), _array(inverse, table), out.numpy(), active
+        )
+        self.active_entries = int(active.sum())
+        return out
+
+    def item_gradient(
+        self,
+        grad: Tensor,
+        y: Tensor,
+        user: Tensor,
+        table: Tensor,
+        index: Tensor,
+        inverse: Tensor | None,
+        out: Tensor,
+        touched: Tensor,
+    ) -> None:
+        entries, dtype = grad.numel(), grad.numpy().dtype
+        begin = self._room("begin", len(table) + 1, np.int32)
+        counts = self._room("counts", numba.get_num_threads() * len(table), np.int32).reshape(-1, len(table))
+        rows = self._room("rows", entries, np.int32)
+        values, crossed = self._room("values", entries, dtype), self._room("crossed", entries, dtype)
+        kernels.sort_by_item(grad.numpy(), y.numpy(), index.numpy(), counts, begin, rows, values, crossed)
+        kernels.item_gradient(
+            begin, rows, values, crossed, user.numpy(), table.numpy(), _array(inverse, user),
+            dtype.type(self.norm_ceiling()), out.numpy(), touched.numpy(),
+        )  # fmt: skip
+
+    def _room(self, name: str, size: int, dtype) -> np.ndarray:
+        """Scratch memory that is kept between steps."""
+        room = self._scratch.get(name)
+        if room is None or len(room) < size or room.dtype != dtype:
+            room = self._scratch[name] = np.empty(size, dtype)
+        return room[:size]
+
+    def add_rows(self, rows: Tensor, values: Tensor, state: TableState) -> None:
+        kernels.add_rows(rows.numpy(), values.contiguous().numpy(), state.grad.numpy(), state.touched.numpy())
+
+    def squared_gradient_norm(self, state: TableState, squared_weight: Tensor | float) -> Tensor | float:
+        parts = self._room("parts", kernels.PARTS, np.float64)
+        weight = state.weight.numpy()
+        kernels.gradient_norms(weight, state.grad.numpy(), state.touched.numpy(), weight.dtype.type(state.decay), parts)
+        return float(parts.sum()) + state.decay**2 * squared_weight
+
+    def adam(self, state: TableState, constants: AdamConstants, clip: Tensor | float) -> Tensor | float:
+        weight, norms = state.weight.numpy(), state.squared_norms.numpy()
+        kind = weight.dtype.type
+        kernels.adam(
+            weight, state.grad.numpy(), state.first.numpy(), state.second.numpy(), state.touched.numpy(),
+            kind(state.decay), kind(clip), kind(constants.rate), kind(constants.epsilon),
+            kind(constants.beta1), kind(constants.beta2), norms,
+        )  # fmt: skip
+        return float(norms.sum(dtype=np.float64))
+
+    def top(self, scores: Tensor, k: int) -> Tensor:
+        out = torch.empty(len(scores), k, dtype=torch.int64)
+        kernels.top(scores.numpy(), out.numpy())
+        return out
+
+    def inverse_norms(self, state: TableState) -> Tensor:
+        norms = state.squared_norms.numpy()
+        out = torch.empty_like(state.squared_norms)
+        kernels.inverse_norms(norms, norms.dtype.type(base.NORM_FLOOR), out.numpy())
+        return out
+
+    def bands(self, y: Tensor, grad: Tensor, thresholds: Tensor, counts: Tensor, sums: Tensor) -> None:
+        workers = numba.get_num_threads()
+        shape = (workers, len(counts))
+        part_counts, part_sums = np.zeros(shape, np.int64), np.zeros(shape, np.float64)
+        kernels.bands(y.numpy(), grad.numpy(), thresholds.numpy(), part_counts, part_sums)
+        counts += torch.from_numpy(part_counts.sum(0))
+        sums += torch.from_numpy(part_sums.sum(0))
+
+
+def _array(inverse: Tensor | None, like: Tensor) -> np.ndarray:
+    return NOTHING[like.numpy().dtype.type] if inverse is None else inverse.numpy()

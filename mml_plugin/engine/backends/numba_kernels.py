@@ -1,0 +1,330 @@
+"""The CPU kernels, compiled by numba and cached on disk. Arrays in, arrays filled; numba_cpu.py is what calls them.
+
+Every kernel gives the same bits for any number of threads: a sum is either inside one row, or over fixed parts, or an
+item belongs to exactly one worker, which meets the batch in row order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+
+from mml_plugin.engine import philox
+
+A, B = np.uint64(philox.MULTIPLIER_A), np.uint64(philox.MULTIPLIER_B)
+WA, WB = np.uint64(philox.WEYL_A), np.uint64(philox.WEYL_B)
+MASK, HALF = np.uint64(philox.MASK), np.uint64(32)
+# Reassociated sums let the compiler use vector registers; NaN and infinity keep their meaning.
+FAST = {"reassoc", "contract", "nsz", "arcp"}
+PARTS = 64  # of a sum over a whole table
+
+
+@njit(inline="always")
+def _philox(c0, c1, c2, c3, k0, k1):
+    for _ in range(philox.ROUNDS):
+        a, b = c0 * A, c2 * B
+        c0, c1, c2, c3 = (b >> HALF) ^ c1 ^ k0, b & MASK, (a >> HALF) ^ c3 ^ k1, a & MASK
+        k0, k1 = (k0 + WA) & MASK, (k1 + WB) & MASK
+    return c0, c1, c2, c3
+
+
+@njit(parallel=True, cache=True)
+def uniform_items(rows, epoch, seed, stream, bound, item_ids, out):
+    """out[b, 1:] = ids of uniformly drawn corpus rows."""
+    slots = out.shape[1] - 1
+    for b in prange(rows.shape[0]):
+        row = np.uint64(rows[b])
+        for block in range((slots + 3) // 4):
+            w = _philox(row, np.uint64(block), epoch, np.uint64(0), seed, stream)
+            for i in range(min(4, slots - 4 * block)):
+                out[b, 1 + 4 * block + i] = item_ids[np.int64((w[i] * bound) >> HALF)]
+
+
+@njit(inline="always")
+def _first_above(cumulative, word):
+    low, high = 0, cumulative.shape[0] - 1
+    while low < high:
+        middle = (low + high) >> 1
+        if cumulative[middle] > word:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@njit(inline="always")
+def _is_positive(item, user, indptr, items, filter_start, filter_bits):
+    """Whether the sorted items of a user hold ``item``; the filter answers most questions with one look."""
+    begin, end = indptr[user], indptr[user + 1]
+    if begin == end:
+        return False
+    first = filter_start[user]
+    mask = ((filter_start[user + 1] - first) << 3) - 1
+    position = (item * np.int64(0x9E3779B1)) >> np.int64(7) & mask
+    if not (filter_bits[first + (position >> 3)] >> (position & 7)) & 1:
+        return False
+    while begin < end:
+        middle = (begin + end) >> 1
+        if items[middle] == item:
+            return True
+        if items[middle] < item:
+            begin = middle + 1
+        else:
+            end = middle
+    return False
+
+
+@njit(parallel=True, cache=True)
+def build_filter(indptr, items, filter_start, filter_bits):
+    """Set one bit per item of each user; a user's bytes are a power of two."""
+    for user in prange(indptr.shape[0] - 1):
+        first = filter_start[user]
+        mask = ((filter_start[user + 1] - first) << 3) - 1
+        for k in range(indptr[user], indptr[user + 1]):
+            position = (items[k] * np.int64(0x9E3779B1)) >> np.int64(7) & mask
+            filter_bits[first + (position >> 3)] |= np.uint8(1 << (position & 7))
+
+
+@njit(parallel=True, cache=True)
+def general_items(rows, users, epoch, seed, stream, bound, cumulative, positives, item_ids, out):
+    """As :func:`uniform_items`, by popularity where ``cumulative`` is not empty, without ``positives`` if any."""
+    indptr, items, filter_start, filter_bits = positives
+    slots = out.shape[1] - 1
+    for b in prange(rows.shape[0]):
+        row = np.uint64(rows[b])
+        for block in range((slots + 3) // 4):
+            w = _philox(row, np.uint64(block), epoch, np.uint64(0), seed, stream)
+            for i in range(min(4, slots - 4 * block)):
+                word = w[i]
+                attempt = np.uint64(0)
+                while True:
+                    if cumulative.shape[0]:
+                        item = np.int64(_first_above(cumulative, word))
+                    else:
+                        item = np.int64((word * bound) >> HALF)
+                    if not indptr.shape[0] or not _is_positive(
+                        item, users[b], indptr, items, filter_start, filter_bits
+                    ):
+                        break
+                    attempt += np.uint64(1)
+                    word = _philox(row, np.uint64(block), epoch, attempt, seed, stream)[i]
+                out[b, 1 + 4 * block + i] = item_ids[item]
+
+
+@njit(parallel=True, cache=True)
+def row_words(epoch, seed, stream, out):
+    """out[r] = word r mod 4 of the counter (r div 4, 0, epoch, 0)."""
+    for block in prange((out.shape[0] + 3) // 4):
+        w = _philox(np.uint64(block), np.uint64(0), epoch, np.uint64(0), seed, stream)
+        for i in range(min(4, out.shape[0] - 4 * block)):
+            out[4 * block + i] = w[i]
+
+
+@njit(parallel=True, cache=True)
+def dropout_mask(rows, epoch, seed, stream, threshold, scale, out):
+    """out[b, d] = 0 where the word is below the threshold, else ``scale``."""
+    width = out.shape[1]
+    for b in prange(rows.shape[0]):
+        row = np.uint64(rows[b])
+        for block in range((width + 3) // 4):
+            w = _philox(row, np.uint64(block), epoch, np.uint64(0), seed, stream)
+            for i in range(min(4, width - 4 * block)):
+                out[b, 4 * block + i] = scale if w[i] >= threshold else 0
+
+
+@njit(parallel=True, cache=True, fastmath=FAST)
+def scores(user, table, index, inverse, out):
+    """out[b, j] = <user[b], table[index[b, j]]> * inverse[index[b, j]]; no ``inverse``: 1."""
+    dim = user.shape[1]
+    scaled = inverse.shape[0] > 0
+    for b in prange(index.shape[0]):
+        u = user[b]
+        for j in range(index.shape[1]):
+            i = index[b, j]
+            v = table[i]
+            s = user.dtype.type(0)
+            for d in range(dim):
+                s += u[d] * v[d]
+            out[b, j] = s * inverse[i] if scaled else s
+
+
+@njit(parallel=True, cache=True, fastmath=FAST)
+def user_gradient(grad, table, index, inverse, out, active):
+    """out[b] = sum of grad[b, j] * item vector over non-zero grads; active[b] counts them."""
+    dim = table.shape[1]
+    scaled = inverse.shape[0] > 0
+    for b in prange(index.shape[0]):
+        o = out[b]
+        for d in range(dim):
+            o[d] = 0
+        seen = 0
+        for j in range(index.shape[1]):
+            g = grad[b, j]
+            if g != 0:
+                seen += 1
+                i = index[b, j]
+                if scaled:
+                    g *= inverse[i]
+                v = table[i]
+                for d in range(dim):
+                    o[d] += g * v[d]
+        active[b] = seen
+
+
+@njit(parallel=True, cache=True)
+def sort_by_item(grad, y, index, counts, begin, rows, values, crossed):
+    """Non-zero grads in the order of their items, equal items in batch order, as (row, grad, grad * y)."""
+    batch, width = index.shape
+    workers, items = counts.shape
+    for w in prange(workers):
+        counts[w, :] = 0
+        for b in range(w * batch // workers, (w + 1) * batch // workers):
+            for j in range(width):
+                if grad[b, j] != 0:
+                    counts[w, index[b, j]] += 1
+    total = 0
+    for i in range(items):
+        begin[i] = total
+        for w in range(workers):
+            here = counts[w, i]
+            counts[w, i] = total
+            total += here
+    begin[items] = total
+    for w in prange(workers):
+        for b in range(w * batch // workers, (w + 1) * batch // workers):
+            for j in range(width):
+                g = grad[b, j]
+                if g != 0:
+                    i = index[b, j]
+                    place = counts[w, i]
+                    counts[w, i] = place + 1
+                    rows[place] = b
+                    values[place] = g
+                    crossed[place] = g * y[b, j]
+
+
+@njit(parallel=True, cache=True, fastmath=FAST)
+def item_gradient(begin, rows, values, crossed, user, table, inverse, ceiling, out, touched):
+    """out[i] += d(y)/d(table[i]) weighed by the non-zero grads, from what :func:`sort_by_item` made."""
+    dim = table.shape[1]
+    scaled = inverse.shape[0] > 0
+    for i in prange(table.shape[0]):
+        if begin[i] == begin[i + 1]:
+            continue
+        touched[i] = 1
+        o = out[i]
+        n = inverse[i] if scaled else table.dtype.type(1)
+        c = table.dtype.type(0)
+        for k in range(begin[i], begin[i + 1]):
+            g = values[k] * n
+            c += crossed[k]
+            u = user[rows[k]]
+            for d in range(dim):
+                o[d] += g * u[d]
+        # Below F.normalize's floor the norm is a constant, so nothing is projected out.
+        if scaled and n < ceiling:
+            c *= n * n
+            v = table[i]
+            for d in range(dim):
+                o[d] -= c * v[d]
+
+
+@njit(cache=True, fastmath=FAST)
+def add_rows(rows, values, out, touched):
+    """out[rows[k]] += values[k], in order."""
+    for k in range(rows.shape[0]):
+        r = rows[k]
+        touched[r] = 1
+        o = out[r]
+        for d in range(values.shape[1]):
+            o[d] += values[k, d]
+
+
+@njit(parallel=True, cache=True, fastmath=FAST)
+def gradient_norms(table, grad, touched, decay, parts):
+    """parts[p] = sum over touched rows of |g|^2 + 2 decay g.w, which with decay^2 |W|^2 is |g + decay W|^2."""
+    rows, dim = table.shape
+    for p in prange(PARTS):
+        total = 0.0
+        for r in range(p * rows // PARTS, (p + 1) * rows // PARTS):
+            if touched[r]:
+                squared = table.dtype.type(0)
+                crossed = table.dtype.type(0)
+                for d in range(dim):
+                    squared += grad[r, d] * grad[r, d]
+                    crossed += grad[r, d] * table[r, d]
+                total += squared + 2 * decay * crossed
+        parts[p] = total
+
+
+@njit(parallel=True, cache=True, fastmath=FAST)
+def adam(table, grad, first, second, touched, decay, clip, rate, epsilon, beta1, beta2, squared_norms):
+    """One dense Adam step on clip * (g + decay W); clears what was touched and leaves each row's |w|^2."""
+    rows, dim = table.shape
+    one = table.dtype.type(1)
+    rest1, rest2 = one - beta1, one - beta2
+    for p in prange(PARTS):
+        for r in range(p * rows // PARTS, (p + 1) * rows // PARTS):
+            w, m, v, g = table[r], first[r], second[r], grad[r]
+            norm = table.dtype.type(0)
+            if touched[r]:
+                touched[r] = 0
+                for d in range(dim):
+                    step = clip * (g[d] + decay * w[d])
+                    g[d] = 0
+                    m[d] = beta1 * m[d] + rest1 * step
+                    v[d] = beta2 * v[d] + rest2 * step * step
+                    w[d] -= rate * m[d] / (np.sqrt(v[d]) + epsilon)
+                    norm += w[d] * w[d]
+            else:
+                pull = clip * decay
+                for d in range(dim):
+                    step = pull * w[d]
+                    m[d] = beta1 * m[d] + rest1 * step
+                    v[d] = beta2 * v[d] + rest2 * step * step
+                    w[d] -= rate * m[d] / (np.sqrt(v[d]) + epsilon)
+                    norm += w[d] * w[d]
+            squared_norms[r] = norm
+
+
+@njit(parallel=True, cache=True)
+def inverse_norms(squared_norms, floor, out):
+    """out[r] = 1 / max(|w_r|, 1e-12)."""
+    for r in prange(squared_norms.shape[0]):
+        n = np.sqrt(squared_norms[r])
+        out[r] = 1 / n if n > floor else 1 / floor
+
+
+@njit(parallel=True, cache=True)
+def bands(y, grad, thresholds, counts, sums):
+    """counts[p, k] negatives in band k and sums[p, k] their |grad|, of part p of the batch; column 0 is no negative."""
+    for p in prange(counts.shape[0]):
+        for b in range(p * y.shape[0] // counts.shape[0], (p + 1) * y.shape[0] // counts.shape[0]):
+            for j in range(1, y.shape[1]):
+                k = 0
+                while k < thresholds.shape[0] and y[b, j] > thresholds[k]:
+                    k += 1
+                counts[p, k] += 1
+                sums[p, k] += abs(grad[b, j])
+
+
+@njit(parallel=True, cache=True)
+def top(scores, out):
+    """out[r] = columns of the largest scores of row r, equal ones by lowest column, -1 where none is left."""
+    k = out.shape[1]
+    for r in prange(scores.shape[0]):
+        values = np.full(k, -np.inf, scores.dtype)
+        columns = np.full(k, -1, np.int64)
+        row = scores[r]
+        for c in range(row.shape[0]):
+            s = row[c]
+            # NaN and minus infinity are above nothing, and a later equal score does not enter.
+            if s > values[k - 1]:
+                p = k - 1
+                while p > 0 and values[p - 1] < s:
+                    values[p] = values[p - 1]
+                    columns[p] = columns[p - 1]
+                    p -= 1
+                values[p] = s
+                columns[p] = c
+        out[r] = columns

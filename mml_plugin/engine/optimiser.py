@@ -1,0 +1,194 @@
+"""From gradients to parameters: whole-table L2, clipping and Adam in one dense pass, as recbox's step computes them.
+
+recbox adds (lambda/2)|W|^2 of whole tables to the loss, clips the norm of the total gradient at 10 and steps with dense
+Adam. Here the L2 term's gradient never exists as a tensor: |g + lambda W|^2 = sum over touched rows of |g|^2 +
+2 lambda g.W, plus lambda^2 |W|^2, and |W|^2 falls out of the previous step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mml_plugin.engine.backends.base import AdamConstants, Backend, TableState
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """A regulariser: ``l1 * |W|_1 + l2 / 2 * |W|^2``."""
+
+    l1: float = 0.0
+    l2: float = 0.0
+
+
+class FusedAdam:
+    """Dense Adam with L2 and clipping; every parameter is a :class:`TableState`.
+
+    Args:
+        states: parameter name -> state.
+        backend: computes the passes.
+        rate: learning rate.
+        max_norm: clip norm of the total gradient; infinite does not clip.
+    """
+
+    def __init__(self, states: Mapping[str, TableState], backend: Backend, rate: float, max_norm: float) -> None:
+        self.states, self.backend, self.rate, self.max_norm = dict(states), backend, rate, max_norm
+        self.steps = 0
+        self.measure()
+
+    def measure(self) -> None:
+        """Renew the norms after somebody else wrote the weights (reload, resume)."""
+        for state in self.states.values():
+            state.measure()
+        self._squares: dict[str, Any] = {
+            name: state.squared_norms.sum(dtype=torch.float64) for name, state in self.states.items()
+        }
+        if not any(state.weight.is_cuda for state in self.states.values()):
+            self._squares = {name: float(value) for name, value in self._squares.items()}
+
+    def penalty(self) -> Tensor | float:
+        """The regulariser's part of the loss at the current weights."""
+        total: Tensor | float = 0.0
+        for name, state in self.states.items():
+            if state.decay:
+                total = total + state.decay / 2 * self._squares[name]
+        return total
+
+    def step(self) -> None:
+        """Clip, step, clear the gradients."""
+        self.steps += 1
+        clip = self._clip()
+        constants = AdamConstants.at(self.steps, self.rate)
+        for name, state in self.states.items():
+            self._squares[name] = self.backend.adam(state, constants, clip)
+
+    def _clip(self) -> Tensor | float:
+        if math.isinf(self.max_norm):
+            return 1.0
+        squared: Tensor | float = 0.0
+        for name, state in self.states.items():
+            squared = squared + self.backend.squared_gradient_norm(state, self._squares[name])
+        if isinstance(squared, Tensor):
+            return (self.max_norm / (squared.clamp_min(0).sqrt() + 1e-6)).clamp_max(1).to(torch.float32)
+        return min(1.0, self.max_norm / (math.sqrt(max(squared, 0.0)) + 1e-6))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Moments, step count and rate."""
+        moments = {name: {"first": s.first, "second": s.second} for name, s in self.states.items()}
+        return {"kind": "adam", "steps": self.steps, "rate": self.rate, "moments": moments}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what :meth:`state_dict` returned."""
+        self.steps, self.rate = state["steps"], state["rate"]
+        for name, moments in state["moments"].items():
+            self.states[name].first.copy_(moments["first"])
+            self.states[name].second.copy_(moments["second"])
+
+
+class GeneralOptimiser:
+    """The plain way, for L1 terms and for optimizers other than Adam: whole gradients, clip_grad_norm_, torch.optim.
+
+    Args:
+        parameters: name -> parameter.
+        states: name -> where the step collected its gradient.
+        penalties: name -> regulariser.
+        kind: a class of ``torch.optim``.
+        rate: learning rate.
+        max_norm: clip norm.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        states: Mapping[str, TableState],
+        penalties: Mapping[str, Penalty],
+        kind: type[torch.optim.Optimizer],
+        rate: float,
+        max_norm: float,
+    ) -> None:
+        self.parameters, self.states, self.penalties = dict(parameters), dict(states), dict(penalties)
+        self.max_norm = max_norm
+        self.optimizer = kind(self.parameters.values(), lr=rate)  # type: ignore[call-arg]
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    @rate.setter
+    def rate(self, value: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
+
+    def measure(self) -> None:
+        """Renew the norms after somebody else wrote the weights."""
+        for state in self.states.values():
+            state.measure()
+
+    @torch.no_grad()
+    def penalty(self) -> Tensor | float:
+        """The regulariser's part of the loss at the current weights."""
+        total: Tensor | float = 0.0
+        for name, parameter in self.parameters.items():
+            term = self.penalties.get(name, Penalty())
+            if term.l1:
+                total = total + term.l1 * parameter.abs().sum(dtype=torch.float64)
+            if term.l2:
+                total = total + term.l2 / 2 * parameter.square().sum(dtype=torch.float64)
+        return total
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Complete the gradients, clip, step, clear."""
+        for name, parameter in self.parameters.items():
+            term, state = self.penalties.get(name, Penalty()), self.states[name]
+            grad = state.grad.reshape(parameter.shape)
+            if term.l1:
+                grad.add_(parameter.sign(), alpha=term.l1)
+            if term.l2:
+                grad.add_(parameter, alpha=term.l2)
+            parameter.grad = grad
+        if not math.isinf(self.max_norm):
+            nn.utils.clip_grad_norm_(self.parameters.values(), self.max_norm)
+        self.optimizer.step()
+        for name, parameter in self.parameters.items():
+            parameter.grad = None
+            self.states[name].grad.zero_()
+            self.states[name].touched.zero_()
+        self.measure()
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch's state."""
+        return {"kind": type(self.optimizer).__name__, "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what :meth:`state_dict` returned."""
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    """The ``torch.optim`` class of a checked configuration's ``optimizer``, upper and lower case being the same."""
+    known = {n.lower(): n for n in dir(torch.optim) if isinstance(getattr(torch.optim, n), type)}
+    return getattr(torch.optim, known[name.lower()])
+
+
+def create(
+    name: str,
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    states: Mapping[str, TableState],
+    penalties: Mapping[str, Penalty],
+    backend: Backend,
+    rate: float,
+    max_norm: float,
+) -> FusedAdam | GeneralOptimiser:
+    """The fused Adam where it can do what is asked, else the general way."""
+    if name.lower() == "adam" and not any(p.l1 for p in penalties.values()):
+        for key, state in states.items():
+            state.decay = penalties.get(key, Penalty()).l2
+        return FusedAdam(states, backend, rate, max_norm)
+    return GeneralOptimiser(dict(parameters), states, penalties, optimizer_class(name), rate, max_norm)

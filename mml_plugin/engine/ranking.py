@@ -1,0 +1,117 @@
+"""Exact full ranking: every corpus item scored for every user, items to leave out masked, ties by lowest corpus row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mml_plugin.engine import metrics
+from mml_plugin.engine.backends.base import Backend
+
+BLOCK_FLOATS = 1 << 24
+
+
+@dataclass(frozen=True)
+class ItemLists:
+    """Corpus rows per user row: ``items[indptr[u]:indptr[u+1]]``."""
+
+    indptr: Tensor
+    items: Tensor
+
+    @classmethod
+    def of(cls, indptr: np.ndarray, items: np.ndarray, device: torch.device) -> ItemLists:
+        """From arrays."""
+        return cls(*(torch.from_numpy(np.ascontiguousarray(a, np.int64)).to(device) for a in (indptr, items)))
+
+    def pairs(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """(position in ``users``, corpus row) of every entry of those users."""
+        lengths = self.indptr[users + 1] - self.indptr[users]
+        row = torch.repeat_interleave(torch.arange(len(users), device=users.device), lengths)
+        offset = torch.arange(len(row), device=users.device) - (lengths.cumsum(0) - lengths)[row]
+        return row, self.items[self.indptr[users][row] + offset]
+
+    def codes(self, num_items: int) -> Tensor:
+        """``user * num_items + item`` of every entry, ascending."""
+        users = torch.repeat_interleave(
+            torch.arange(len(self.indptr) - 1, device=self.items.device), self.indptr.diff()
+        )
+        return (users * num_items + self.items).sort().values
+
+
+@torch.no_grad()
+def top_items(
+    user_vecs: Tensor,
+    item_vecs: Tensor,
+    k: int,
+    backend: Backend,
+    users: Tensor | None = None,
+    exclude: tuple[ItemLists, ...] = (),
+) -> Tensor:
+    """The k best items of each user.
+
+    Args:
+        user_vecs: ``[U, d]``.
+        item_vecs: ``[I, d]`` in corpus order.
+        k: how many.
+        backend: finds the top of a block of scores.
+        users: ``[U]`` the vectors' user rows, for ``exclude``; 0 to U-1 by default.
+        exclude: never recommended.
+
+    Returns:
+        ``[U, k]`` int64 corpus rows, best first, equal scores by lowest row; -1 where there are fewer than k
+        candidates. A score of NaN is no candidate.
+    """
+    rows = torch.arange(len(user_vecs), device=user_vecs.device) if users is None else users
+    found = torch.full((len(user_vecs), k), -1, dtype=torch.int64, device=user_vecs.device)
+    size = max(1, min(1024, BLOCK_FLOATS // max(len(item_vecs), 1)))
+    transposed = item_vecs.t()
+    room = torch.empty(min(size, len(user_vecs)), len(item_vecs), dtype=user_vecs.dtype, device=user_vecs.device)
+    for begin in range(0, len(user_vecs), size):
+        part = slice(begin, min(begin + size, len(user_vecs)))
+        scores = torch.mm(user_vecs[part], transposed, out=room[: part.stop - begin])
+        for lists in exclude:
+            row, item = lists.pairs(rows[part])
+            scores[row, item] = -torch.inf
+        best = backend.top(scores, min(k, len(item_vecs)))
+        found[part, : best.shape[1]] = best
+    return found
+
+
+def per_user_metrics(
+    top: Tensor, users: Tensor, relevant: ItemLists, num_items: int, names: dict[str, tuple[str, int]]
+) -> dict[str, np.ndarray]:
+    """Each user's metrics from its recommendations.
+
+    Args:
+        top: ``[U, K]`` from :func:`top_items`, K at least every k of ``names``.
+        users: ``[U]`` user rows.
+        relevant: the items to find.
+        num_items: rows of the corpus.
+        names: label -> (metric, k).
+    """
+    codes = relevant.codes(num_items)
+    asked = torch.where(top >= 0, users[:, None] * num_items + top, -1)
+    place = torch.searchsorted(codes, asked).clamp_max(len(codes) - 1)
+    hits = (codes[place] == asked).cpu().numpy()
+    counts = (relevant.indptr[users + 1] - relevant.indptr[users]).cpu().numpy()
+    return metrics.per_user(names, hits, counts)
+
+
+def stable_top(scores: Tensor, k: int) -> Tensor:
+    """The k largest scores' columns per row, equal ones by lowest column; -1 for minus infinity and NaN."""
+    scores = torch.where(scores.isnan(), -torch.inf, scores)
+    values, columns = scores.topk(k, dim=1)
+    # topk breaks ties as it likes: rows where the last value is shared with a column left out are sorted whole.
+    last = values[:, -1:]
+    shared = ((scores >= last).sum(1) > k) & (last.squeeze(1) > -torch.inf)
+    tied = shared.nonzero().flatten()
+    for part in tied.split(64):
+        ordered, order = scores[part].sort(dim=1, descending=True, stable=True)
+        values[part], columns[part] = ordered[:, :k], order[:, :k]
+    columns, order = columns.sort(dim=1)
+    values, again = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+    columns = columns.gather(1, again)
+    return torch.where(values > -torch.inf, columns, -1)

@@ -1,0 +1,158 @@
+"""One training step: scores, loss, gradients, parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mml_plugin.engine.backends.base import Backend, TableState
+from mml_plugin.engine.declaration import Declaration
+from mml_plugin.engine.optimiser import FusedAdam, GeneralOptimiser
+from mml_plugin.engine.scores import TableGradient, sampled_scores
+from mml_plugin.engine.user_tower import RaggedHistories, UserTower
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step trains on; all random draws are made.
+
+    Attributes:
+        users: ``[B]`` rows of the user table.
+        index: ``[B, 1+N]`` rows of the item table, column 0 the positive.
+        history: ragged histories, where the tower needs them.
+        mask: dropout factors of the user vector ``[B, width]``, or None.
+        attention_mask: dropout factors of the attention weights, or None.
+    """
+
+    users: Tensor
+    index: Tensor
+    history: RaggedHistories | None = None
+    mask: Tensor | None = None
+    attention_mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step says.
+
+    Attributes:
+        loss: the total loss, regulariser included, of the parameters before the step.
+        y_pred: ``[B, 1+N]`` as the loss saw it.
+        gradient: dL/dy_pred.
+    """
+
+    loss: Tensor | float
+    y_pred: Tensor
+    gradient: Tensor
+
+
+class Step:
+    """Trains a declared model one batch at a time.
+
+    Args:
+        model: the declaration.
+        parameters: name -> every trained parameter.
+        states: name -> its state.
+        tower: user vectors.
+        loss: ``forward(y_pred, y_true)``; with ``needs_users`` also ``users``.
+        optimiser: updates the parameters.
+        backend: computes scores.
+        batch_penalty: lambda of an L2 term on the batch's rows, (lambda/2)(|u|^2 + |p|^2 + sum |n|^2)/B, as BSL's code
+            has it; 0 for none.
+    """
+
+    def __init__(
+        self,
+        model: Declaration,
+        parameters: Mapping[str, nn.Parameter],
+        states: Mapping[str, TableState],
+        tower: UserTower,
+        loss: nn.Module,
+        optimiser: FusedAdam | GeneralOptimiser,
+        backend: Backend,
+        batch_penalty: float = 0.0,
+    ) -> None:
+        self.model, self.tower, self.loss = model, tower, loss
+        self.optimiser, self.backend, self.batch_penalty = optimiser, backend, batch_penalty
+        self.parameters, self.states = dict(parameters), dict(states)
+        self._state_of = {id(parameter): self.states[name] for name, parameter in self.parameters.items()}
+        self._labels = torch.empty(0)
+
+    def __call__(self, batch: Batch) -> StepResult:
+        """Train on one batch."""
+        user = self.tower(batch.users, batch.history, batch.mask, batch.attention_mask, training=True)
+        y_pred = self._scores(user.vectors, user.scale, batch)
+        # The loss is differentiated apart from the towers, so that dL/dy_pred is at hand.
+        seen = y_pred.detach().requires_grad_()
+        loss = self._loss(seen, batch.users)
+        (gradient,) = torch.autograd.grad(loss, seen)
+        y_pred.backward(gradient)
+        self._collect(user.leaves)
+        total = loss.detach() + self.optimiser.penalty()
+        if self.batch_penalty:
+            total = total + self._add_batch_penalty(batch)
+        self.optimiser.step()
+        return StepResult(total, seen.detach(), gradient)
+
+    def _scores(self, vectors: Tensor, scale: Tensor | None, batch: Batch) -> Tensor:
+        model = self.model
+        if model.item_tower is not None:
+            y_pred = self._through_tower(vectors, batch.index)
+        else:
+            assert model.item_table is not None
+            state = self._state_of[id(model.item_table)]
+            cosine = model.similarity == "cosine"
+            y_pred = sampled_scores(
+                vectors, model.item_table.detach(), batch.index, cosine, backend=self.backend,
+                item_bias=model.item_bias, user_scale=scale,
+                inverse_norms=self.backend.inverse_norms(state) if cosine else None,
+                gradient=TableGradient(state.grad, state.touched),
+            )  # fmt: skip
+        if model.user_bias is not None:
+            y_pred = y_pred + nn.functional.embedding(batch.users, model.user_bias)
+        if model.global_bias is not None:
+            y_pred = y_pred + model.global_bias
+        return y_pred.sigmoid() if model.similarity == "sigmoid" else y_pred
+
+    def _through_tower(self, vectors: Tensor, index: Tensor) -> Tensor:
+        """The general path: the batch's distinct items through the model's own item tower."""
+        assert self.model.item_tower is not None
+        distinct, position = torch.unique(index, return_inverse=True)
+        table = self.model.item_tower(distinct.to(torch.int64))
+        return sampled_scores(vectors, table, position, backend=self.backend)
+
+    def _loss(self, y_pred: Tensor, users: Tensor) -> Tensor:
+        if self._labels.shape != y_pred.shape or self._labels.dtype != y_pred.dtype:
+            self._labels = torch.zeros_like(y_pred)
+            self._labels[:, 0] = 1
+        if getattr(self.loss, "needs_users", False):
+            return self.loss(y_pred, self._labels, users=users)
+        return self.loss(y_pred, self._labels)
+
+    def _collect(self, leaves: tuple[tuple[Tensor, Tensor, Tensor], ...]) -> None:
+        for table, rows, vectors in leaves:
+            if vectors.grad is not None:
+                self.backend.add_rows(rows, vectors.grad, self._state_of[id(table)])
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                self.states[name].add_dense(parameter.grad)
+                parameter.grad = None
+
+    def _add_batch_penalty(self, batch: Batch) -> Tensor:
+        """Add the batch rows' L2 gradient and return its loss."""
+        if self.model.item_table is None:
+            raise ValueError("regularizer_scope batch needs an item table")
+        share = self.batch_penalty / len(batch.users)
+        total: Tensor = torch.zeros((), dtype=torch.float64, device=batch.users.device)
+        for table, rows in ((self.model.user_table, batch.users), (self.model.item_table, batch.index.flatten())):
+            state = self._state_of[id(table)]
+            counts = torch.bincount(rows, minlength=len(table)).to(table.dtype)
+            total = total + share / 2 * (counts * state.squared_norms).sum(dtype=torch.float64)
+            state.grad.addcmul_(counts[:, None], state.weight, value=share)
+            state.touched[counts > 0] = 1
+        return total
+
+

@@ -1,0 +1,434 @@
+"""The fast engine's training: epochs, evaluation, schedule, checkpoints, progress."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mml_plugin.engine import optimiser, philox, ranking
+from mml_plugin.engine.backends.base import Backend, Positives, TableState
+from mml_plugin.engine.declaration import Declaration
+from mml_plugin.engine.optimiser import Penalty
+from mml_plugin.engine.ranking import ItemLists
+from mml_plugin.engine.sampler import NegativeSampler, shuffled
+from mml_plugin.engine.schedule import Schedule, reduced
+from mml_plugin.engine.step import Batch, Step, StepResult
+from mml_plugin.engine.user_tower import RaggedHistories, UserTower
+from mml_plugin.errors import UserError
+from mml_plugin.memory import PeakMemory
+from mml_plugin.records import EpochRecord
+from mml_plugin.states import check_same, read_state, write_state
+
+STATE_VERSION = 1
+USER_BLOCK = 4096
+
+
+class HistorySource(Protocol):
+    """What the engine needs of ``data.histories.Histories``."""
+
+    max_len: int
+
+    def of_rows(self, rows: Tensor, users: Tensor) -> RaggedHistories: ...
+
+    def of_users(self, users: Tensor) -> RaggedHistories: ...
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a training reads; int64 tensors on the training's device.
+
+    Attributes:
+        users, items: ``[n]`` user row and corpus row of each training row.
+        user_ids: ``[U]`` user row -> row of the user table.
+        item_ids: ``[I]`` corpus row -> row of the item table.
+        train: training items per user row, masked in every ranking.
+        valid: the items that the monitor looks for.
+        history: histories, for models that read them.
+    """
+
+    users: Tensor
+    items: Tensor
+    user_ids: Tensor
+    item_ids: Tensor
+    train: ItemLists
+    valid: ItemLists
+    history: HistorySource | None = None
+
+    def positives(self) -> Positives:
+        """Sorted distinct training items per user."""
+        codes = torch.unique(self.train.codes(len(self.item_ids)))
+        users = torch.div(codes, len(self.item_ids), rounding_mode="floor")
+        counts = torch.bincount(users, minlength=len(self.user_ids))
+        indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return Positives(indptr, codes - users * len(self.item_ids))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; defaults are recbox's.
+
+    Attributes:
+        epochs, batch_size, num_negs: counts.
+        learning_rate, optimizer, max_gradient_norm: of the step.
+        penalties: parameter name -> regulariser.
+        batch_penalty: see :class:`step.Step`.
+        dropout_first: dropout before normalisation.
+        seed: of every stream.
+        shuffle: a new order of training rows per epoch.
+        popularity_alpha: exponent of the negatives' popularity; 0 is uniform.
+        exclude_positives: never draw a training item of the user.
+        metrics: label -> (metric, k).
+        monitor: label -> weight.
+        maximise, patience, reduce_lr_on_plateau, save_best_only: recbox's rule.
+        thresholds: band edges to count training negatives by.
+        max_batches: end each epoch early; None trains it whole.
+        progress: show a bar.
+    """
+
+    epochs: int
+    batch_size: int
+    num_negs: int
+    learning_rate: float
+    seed: int
+    metrics: Mapping[str, tuple[str, int]]
+    monitor: Mapping[str, float]
+    optimizer: str = "adam"
+    max_gradient_norm: float = 10.0
+    penalties: Mapping[str, Penalty] = field(default_factory=dict)
+    batch_penalty: float = 0.0
+    dropout_first: bool = False
+    shuffle: bool = True
+    popularity_alpha: float = 0.0
+    exclude_positives: bool = False
+    maximise: bool = True
+    patience: int = 2
+    reduce_lr_on_plateau: bool = True
+    save_best_only: bool = True
+    thresholds: Sequence[float] = ()
+    max_batches: int | None = None
+    progress: bool = True
+
+
+class Trainer:
+    """Trains a declared model.
+
+    Args:
+        model: its declaration.
+        module: the module that owns the parameters; its ``state_dict`` is what is kept.
+        loss: on ``y_pred[B, 1+N]``.
+        data: what to read.
+        settings: how to train.
+        backend: computes the steps.
+        state_path: where the checkpoint of the last finished epoch goes; None keeps none.
+        on_epoch: told of each finished epoch.
+    """
+
+    def __init__(
+        self,
+        model: Declaration,
+        module: nn.Module,
+        loss: nn.Module,
+        data: TrainingData,
+        settings: Settings,
+        backend: Backend,
+        state_path: Path | None = None,
+        on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+    ) -> None:
+        self.model, self.module, self.data, self.settings, self.backend = model, module, data, settings, backend
+        self.state_path, self.on_epoch = state_path, on_epoch
+        self.device = data.users.device
+        self.tower = UserTower(model, data.history.max_len if data.history else 0, settings.dropout_first)
+        if model.history is not None and not self.tower.needs_history:
+            logging.info("gamma is 1: histories cannot matter and are not computed")
+        parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        states = {name: TableState.of(parameter) for name, parameter in parameters.items()}
+        self.optimiser = optimiser.create(
+            settings.optimizer, parameters.items(), states, settings.penalties, backend,
+            settings.learning_rate, settings.max_gradient_norm,
+        )  # fmt: skip
+        self.step = Step(
+            model, parameters, states, self.tower, loss, self.optimiser, backend, settings.batch_penalty
+        )  # fmt: skip
+        self.sampler = self._sampler()
+        self.schedule = Schedule(settings.monitor, settings.maximise, settings.patience)
+        self.epoch = 0
+        self.stopped = False
+        self.best: dict[str, Tensor] = {}
+        self._thresholds = torch.tensor(sorted(set(settings.thresholds)), dtype=torch.float32, device=self.device)
+
+    def _sampler(self) -> NegativeSampler:
+        data, settings = self.data, self.settings
+        return NegativeSampler.create(
+            settings.seed,
+            data.item_ids,
+            self.backend,
+            popularity=torch.bincount(data.items, minlength=len(data.item_ids)),
+            alpha=settings.popularity_alpha,
+            positives=data.positives() if settings.exclude_positives else None,
+        )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Steps in an epoch; the last batch may be short."""
+        whole = -(-len(self.data.users) // self.settings.batch_size)
+        return min(whole, self.settings.max_batches or whole)
+
+    def fit(self) -> None:
+        """Train until the last epoch or the end of patience, then load the best weights.
+
+        Raises:
+            UserError: when loss or monitor is no finite number.
+            KeyboardInterrupt: after Ctrl-C; the checkpoint holds the last finished epoch.
+        """
+        logging.info("**** Start training: %d batches/epoch ****", self.batches_per_epoch)
+        with PeakMemory(cuda_device=self.device.index or 0 if self.device.type == "cuda" else None) as memory:
+            while self.epoch < self.settings.epochs and not self.stopped:
+                self._one_epoch(memory)
+        logging.info("Training finished.")
+        logging.info("Load best model: epoch %d", self.schedule.best_epoch)
+        self._load(self.best)
+
+    def _one_epoch(self, memory: PeakMemory) -> None:
+        rate = self.optimiser.rate
+        started = time.perf_counter()
+        loss, counts, sums = self.train_epoch()
+        trained = time.perf_counter()
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss}")
+        logging.info("Train loss: %.6f", loss)
+        metrics = self.evaluate(self.data.valid)
+        logging.info("[Metrics] %s", " - ".join(f"{name}: {value:.6f}" for name, value in metrics.items()))
+        self._decide(metrics)
+        self.epoch += 1
+        record = EpochRecord(
+            epoch=self.epoch,
+            train_loss=loss,
+            metrics=metrics,
+            learning_rate=rate,
+            train_seconds=trained - started,
+            eval_seconds=time.perf_counter() - trained,
+            peak_memory_bytes=memory.peak,
+            band_counts=tuple(counts),
+            band_gradients=tuple(sums),
+        )
+        self.on_epoch(record)
+        self.save()
+
+    def train_epoch(self) -> tuple[float, list[int], list[float]]:
+        """Train one epoch; returns the mean loss and, per band, how many negatives fell there and their |dL/dn|."""
+        # The norms of a resumed training are computed anew; so that both go on alike, everyone's are.
+        self.optimiser.measure()
+        bands = len(self._thresholds) + 1
+        counts = torch.zeros(bands, dtype=torch.int64, device=self.device)
+        sums = torch.zeros(bands, dtype=torch.float64, device=self.device)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        progress = _Progress(self, counts)
+        with progress.bar:
+            for batch in self.batches(self.epoch):
+                result = self.step(batch)
+                total += result.loss
+                if len(self._thresholds):
+                    self._count(result, counts, sums)
+                progress.advance(total)
+        if not len(self._thresholds):
+            return float(total) / self.batches_per_epoch, [], []
+        return float(total) / self.batches_per_epoch, counts.tolist(), sums.tolist()
+
+    def _count(self, result: StepResult, counts: Tensor, sums: Tensor) -> None:
+        thresholds = self._thresholds.to(result.y_pred.dtype)
+        self.backend.bands(result.y_pred, result.gradient, thresholds, counts, sums)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, all draws made."""
+        data, settings = self.data, self.settings
+        rows = torch.arange(len(data.users), device=self.device)
+        if settings.shuffle:
+            rows = self.backend.shuffled(len(data.users), settings.seed, epoch, self.device)
+        for number in range(self.batches_per_epoch):
+            part = rows[number * settings.batch_size : (number + 1) * settings.batch_size]
+            yield self.batch(epoch, part)
+
+    def batch(self, epoch: int, rows: Tensor) -> Batch:
+        """The batch of training rows ``[B]`` in an epoch."""
+        data, settings = self.data, self.settings
+        users = data.users[rows]
+        positive = data.item_ids[data.items[rows]]
+        index = self.sampler.index(epoch, rows, users, positive, settings.num_negs)
+        history = data.history.of_rows(rows, users) if self.tower.needs_history and data.history else None
+        return Batch(
+            data.user_ids[users],
+            index,
+            history,
+            self._mask(rows, epoch),
+            None if history is None else self._attention_mask(rows, epoch, history),
+        )
+
+    def _mask(self, rows: Tensor, epoch: int) -> Tensor | None:
+        rate = self.model.user_dropout
+        if not rate:
+            return None
+        return self._dropout(rows, self.tower.width, rate, philox.USER_DROPOUT, epoch)
+
+    def _attention_mask(self, rows: Tensor, epoch: int, history: RaggedHistories) -> Tensor | None:
+        tower = self.model.history
+        if tower is None or not tower.dropout or tower.aggregator == "mean":
+            return None
+        width = self.data.history.max_len if self.data.history else 0
+        whole = self._dropout(rows, width, tower.dropout, philox.ATTENTION_DROPOUT, epoch)
+        return whole[history.row, history.slot]
+
+    def _dropout(self, rows: Tensor, width: int, rate: float, stream: int, epoch: int) -> Tensor:
+        dtype = self.model.user_table.dtype
+        return self.backend.dropout(
+            rows, width, rate, seed=self.settings.seed, stream=stream, epoch=epoch, dtype=dtype
+        )
+
+    @torch.no_grad()
+    def user_vectors(self, users: Tensor) -> Tensor:
+        """Ranking-ready vectors of user rows ``[U]``: ``[U, d]``, the constant 1 last beside an item bias."""
+        parts = []
+        for part in users.split(USER_BLOCK):
+            history = self.data.history.of_users(part) if self.tower.needs_history and self.data.history else None
+            made = self.tower(self.data.user_ids[part], history)
+            vectors = made.vectors if made.scale is None else torch.cat([made.vectors, made.scale[:, None]], 1)
+            parts.append(vectors.detach())
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def item_vectors(self) -> Tensor:
+        """Ranking-ready vectors of the corpus ``[I, d]``, the item's bias last where there is one."""
+        ids, model = self.data.item_ids, self.model
+        if model.item_tower is not None:
+            return torch.cat([model.item_tower(part) for part in ids.split(USER_BLOCK)])
+        assert model.item_table is not None
+        vectors = model.item_table[ids]
+        if model.similarity == "cosine":
+            vectors = nn.functional.normalize(vectors)
+        return vectors if model.item_bias is None else torch.cat([vectors, model.item_bias[ids]], 1)
+
+    def per_user_metrics(self, relevant: ItemLists, *more: ItemLists) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """(user rows, metric -> values) of the users with something to find, train items and ``more`` masked."""
+        users = relevant.indptr.diff().nonzero().flatten()
+        depth = max(k for _, k in self.settings.metrics.values())
+        top = ranking.top_items(
+            self.user_vectors(users), self.item_vectors(), depth, self.backend, users, (self.data.train, *more)
+        )
+        names = dict(self.settings.metrics)
+        found = ranking.per_user_metrics(top, users, relevant, len(self.data.item_ids), names)
+        return users.cpu().numpy(), found
+
+    def evaluate(self, relevant: ItemLists, *more: ItemLists) -> dict[str, float]:
+        """Mean metrics over those users."""
+        return {name: float(values.mean()) for name, values in self.per_user_metrics(relevant, *more)[1].items()}
+
+    def _decide(self, metrics: Mapping[str, float]) -> None:
+        value = self.schedule.value(metrics)
+        if not math.isfinite(value):
+            raise self._diverged(f"the monitor is {value}")
+        mode = "max" if self.schedule.maximise else "min"
+        improved = self.schedule.update(value, self.epoch + 1)
+        if improved:
+            logging.info("Save best model: monitor(%s): %.6f", mode, value)
+        else:
+            logging.info("Monitor(%s) STOP: %.6f !", mode, value)
+            if self.settings.reduce_lr_on_plateau:
+                self.optimiser.rate = reduced(self.optimiser.rate)
+                logging.info("Reduce learning rate on plateau: %.6f", self.optimiser.rate)
+                self._load(self.best)
+        if improved or not self.settings.save_best_only:
+            self.best = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+        if self.schedule.exhausted:
+            self.stopped = True
+            logging.info("Early stopping at epoch=%d", self.epoch + 1)
+
+    @torch.no_grad()
+    def _load(self, weights: Mapping[str, Tensor]) -> None:
+        own = self.module.state_dict()
+        for name, tensor in weights.items():
+            own[name].copy_(tensor)
+        self.optimiser.measure()
+
+    def _diverged(self, what: str) -> UserError:
+        return UserError(
+            f"training stopped in epoch {self.epoch + 1}: {what}; a smaller learning_rate or smaller weights may help"
+        )
+
+    def _conditions(self) -> dict[str, Any]:
+        return {"threads": torch.get_num_threads(), "device": str(self.device), "backend": self.backend.name}
+
+    def save(self) -> None:
+        """Write everything that the next epoch depends on."""
+        if self.state_path is None:
+            return
+        schedule = self.schedule
+        state = {
+            "version": STATE_VERSION,
+            **self._conditions(),
+            "epoch": self.epoch,
+            "stopped": self.stopped,
+            "schedule": [schedule.best, schedule.best_epoch, schedule.stops],
+            "model": self.module.state_dict(),
+            "best": self.best,
+            "optimiser": self.optimiser.state_dict(),
+        }
+        write_state(self.state_path, state)
+
+    def restore(self) -> int:
+        """Put the checkpoint back; returns how many epochs it holds.
+
+        Raises:
+            UserError: when it is missing, damaged, or from another device, backend or number of threads.
+        """
+        if self.state_path is None:
+            raise UserError("there is no checkpoint to resume from: the training keeps none")
+        state = read_state(self.state_path, self.device, STATE_VERSION)
+        check_same(self.state_path, state, **self._conditions())
+        self.epoch, self.stopped, self.best = state["epoch"], state["stopped"], state["best"]
+        self.schedule.best, self.schedule.best_epoch, self.schedule.stops = state["schedule"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self._load(state["model"])
+        logging.info("Resumed after epoch %d from %s", self.epoch, self.state_path)
+        return self.epoch
+
+
+class _Progress:
+    """A bar with ETA; looks at the device a few times a second at most."""
+
+    INTERVAL = 0.5
+
+    def __init__(self, trainer: Trainer, counts: Tensor) -> None:
+        self._trainer, self._counts = trainer, counts
+        self._done, self._shown, self._last = 0, 0, time.monotonic()
+        self.bar = tqdm(
+            total=trainer.batches_per_epoch,
+            desc=f"epoch {trainer.epoch + 1}/{trainer.settings.epochs}",
+            unit=" batches",
+            disable=None if trainer.settings.progress else True,
+            leave=False,
+        )
+
+    def advance(self, total: Tensor) -> None:
+        """One more batch."""
+        self._done += 1
+        if self.bar.disable or time.monotonic() - self._last < self.INTERVAL:
+            return
+        self._last = time.monotonic()
+        facts = {"loss": f"{float(total) / self._done:.4f}"}
+        counted = self._counts.tolist()
+        if sum(counted):
+            facts["active"] = f"{100 * (1 - counted[0] / sum(counted)):.2f} %"
+        if self._trainer.schedule.best_epoch:
+            facts["best"] = f"{self._trainer.schedule.best:.4f}"
+        self.bar.set_postfix(facts, refresh=False)
+        self.bar.update(self._done - self._shown)
+        self._shown = self._done

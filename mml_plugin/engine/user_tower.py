@@ -1,0 +1,134 @@
+"""User vectors: the user's own row, its history's share, normalisation and dropout, with recbox's arithmetic.
+
+Histories stay ragged. recbox's padding has three effects, and only these are computed: each of the L - n padding slots
+adds e^0 to an attention's denominator, the mean divides by the real slots + 1e-9, and a slot whose vector sums to
+exactly 0 counts as padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mml_plugin.engine.declaration import Declaration, HistoryTower
+
+EPSILON = 1e-9
+
+
+class RaggedHistories(Protocol):
+    """What the tower needs of ``data.histories.Ragged``."""
+
+    ids: Tensor
+    row: Tensor
+    slot: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True)
+class UserVectors:
+    """The tower's output for one batch.
+
+    Attributes:
+        vectors: ``[B, d]``, normalised and dropped out.
+        scale: ``[B]``, what dropout made of the constant 1 beside an item bias; None without one.
+        leaves: (table, its rows, gathered vectors), where gradients arrive.
+    """
+
+    vectors: Tensor
+    scale: Tensor | None
+    leaves: tuple[tuple[Tensor, Tensor, Tensor], ...]
+
+
+class UserTower:
+    """Computes user vectors of a declared model.
+
+    Args:
+        model: its declaration.
+        max_len: L of recbox's padded histories.
+        dropout_first: drop out before normalising, as BSL's code does, not after.
+    """
+
+    def __init__(self, model: Declaration, max_len: int = 0, dropout_first: bool = False) -> None:
+        self.model, self.max_len, self.dropout_first = model, max_len, dropout_first
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether the history can matter; with gamma 1 it cannot."""
+        return self.model.history is not None and self.model.history.gamma != 1
+
+    @property
+    def width(self) -> int:
+        """Columns that dropout acts on: d, and the constant 1 beside an item bias."""
+        return self.model.user_table.shape[1] + (self.model.item_bias is not None)
+
+    def __call__(
+        self,
+        ids: Tensor,
+        history: RaggedHistories | None = None,
+        mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        training: bool = False,
+    ) -> UserVectors:
+        """User vectors ``[B, d]`` of table rows ``ids[B]``.
+
+        Args:
+            ids: rows of the user table.
+            history: needed where :attr:`needs_history`.
+            mask: dropout factors ``[B, width]``; None drops nothing.
+            attention_mask: dropout factors of the attention weights, one per history entry.
+            training: whether leaves collect gradients.
+        """
+        dim = self.model.user_table.shape[1]
+        own = self.model.user_table.detach()[ids].requires_grad_(training)
+        leaves = [(self.model.user_table, ids, own)]
+        vectors = own
+        if self.needs_history:
+            assert self.model.history is not None and history is not None
+            items = self.model.history.table.detach()[history.ids].requires_grad_(training)
+            leaves.append((self.model.history.table, history.ids, items))
+            vectors = self._mix(self.model.history, own, items, history, attention_mask)
+        factors = None if mask is None else mask[:, :dim]
+        if factors is not None and self.dropout_first:
+            vectors = vectors * factors
+        if self.model.similarity == "cosine":
+            vectors = normalize(vectors)
+        if factors is not None and not self.dropout_first:
+            vectors = vectors * factors
+        scale = None
+        if self.model.item_bias is not None:
+            scale = torch.ones(len(ids), dtype=own.dtype, device=own.device) if mask is None else mask[:, dim]
+        return UserVectors(vectors, scale, tuple(leaves))
+
+    def _mix(self, tower: HistoryTower, own: Tensor, items: Tensor, history, attention_mask: Tensor | None) -> Tensor:
+        padding = items.detach().sum(dim=-1) == 0
+        if tower.aggregator == "mean":
+            real = _by_row((~padding).to(items.dtype)[:, None], history.row, len(own))
+            pooled = _by_row(items, history.row, len(own)) / (real + EPSILON)
+        else:
+            weights = self._attention(tower, own, items, history, padding)
+            if attention_mask is not None:
+                weights = weights * attention_mask
+            pooled = _by_row(weights[:, None] * items, history.row, len(own))
+        return tower.gamma * own + (1 - tower.gamma) * tower.value(pooled)
+
+    def _attention(self, tower: HistoryTower, own: Tensor, items: Tensor, history, padding: Tensor) -> Tensor:
+        assert tower.key is not None
+        key = tower.key(items)
+        if tower.aggregator == "user_attention":
+            scores = (key * own[history.row]).sum(dim=-1)
+        else:
+            assert tower.query is not None
+            scores = torch.matmul(key, tower.query).squeeze(-1)
+        raised = scores.masked_fill(padding, 0).exp()
+        absent = (self.max_len - history.lengths).to(raised.dtype)
+        total = _by_row(raised[:, None], history.row, len(own)).squeeze(-1) + absent + EPSILON
+        return raised / total[history.row]
+
+
+def _by_row(values: Tensor, row: Tensor, rows: int) -> Tensor:
+    """Sum ``values[n, d]`` by their row numbers into ``[rows, d]``."""
+    return torch.zeros(rows, values.shape[1], dtype=values.dtype, device=values.device).index_add(0, row, values)

@@ -1,0 +1,230 @@
+"""The fast engine: an experiment's model, loss and protocol on mml_plugin.engine."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mml_plugin.data import vocabulary
+from mml_plugin.data.histories import Histories
+from mml_plugin.data.interactions import Interactions
+from mml_plugin.engine import backends
+from mml_plugin.engine.optimiser import Penalty
+from mml_plugin.engine.ranking import ItemLists
+from mml_plugin.engine.trainer import Settings, Trainer, TrainingData
+from mml_plugin.errors import UserError
+from mml_plugin.experiment.config import Experiment
+from mml_plugin.experiment.dataset import RunData, check_data, load_data
+from mml_plugin.experiment.outputs import Trained, metrics_line
+from mml_plugin.hosts.recbox.allowed import parse_metric
+from mml_plugin.registry import build_loss
+
+if TYPE_CHECKING:
+    from mml_plugin.experiment.run import Context, RunRequest
+
+INITIALIZERS = {"xavier_uniform": nn.init.xavier_uniform_, "xavier_normal": nn.init.xavier_normal_}
+
+
+def check(experiment: Experiment, request: RunRequest) -> None:
+    """Refuse what the fast engine cannot do, by name, before anything is written.
+
+    Raises:
+        UserError: for such keys, for a backend that cannot run and for missing data files.
+    """
+    params = experiment.params
+    if params.get("eval_interval_epochs", 1) != 1:
+        raise UserError(
+            f"eval_interval_epochs {params['eval_interval_epochs']}: the fast engine evaluates after every epoch; "
+            "remove the key, or use --engine recbox, where it does not thin out evaluations either"
+        )
+    if params.get("nrows") is not None:
+        raise UserError("nrows: the fast engine reads whole files; remove the key or use --engine recbox")
+    if params.get("regularizer_scope") == "batch" and isinstance(params.get("regularizer"), str):
+        raise UserError(f"regularizer {params['regularizer']}: regularizer_scope batch takes a plain number")
+    check_data(params)
+
+
+def train(context: Context) -> Trained:
+    """Train one experiment on the fast engine and evaluate its best epoch."""
+    started = time.monotonic()
+    params = context.params
+    backend = backends.select(context.request.backend, context.device)
+    data = load_data(params, context.request.protocol, context.request.valid_share)
+    words = vocabulary.build(data.training, params)
+    read = time.monotonic()
+    model = build_model(params, words, data.interactions.num_items, context.device)
+    loss = build_loss(params["loss"], **context.experiment.loss_params).to(context.device)
+    trainer = Trainer(
+        model.declare(),
+        model,
+        loss,
+        training_data(data, words, context.device),
+        settings(context, model),
+        backend,
+        state_path=context.folder.checkpoint,
+        on_epoch=context.on_epoch,
+    )
+    _say_what_is_unseen(data)
+    if context.resume:
+        context.history.load(trainer.restore())
+    stages = {"data": read - started, "model": time.monotonic() - read}
+    trainer.fit()
+    return _finish(context, data, trainer, backend.name, stages)
+
+
+def build_model(
+    params: Mapping[str, Any], words: vocabulary.Vocabulary, num_items: int, device: torch.device
+) -> Any:
+    """The experiment's model with recbox's initial parameters, seed for seed, on the device."""
+    from mml_plugin import model_zoo  # type: ignore[attr-defined]  # the folder model_zoo/, mapped into the package
+    from mml_plugin.hosts import recbox
+    from mml_plugin.hosts.recbox.feature_map import feature_map
+
+    with recbox.registered():
+        from recbox.utils.torch_utils import seed_everything
+
+        seed_everything(seed=params["seed"])
+        inputs = {**params, "gpu": -1, "model_root": "."}
+        model = getattr(model_zoo, params["model"])(feature_map(params, words.specs, num_items), **inputs)
+    model.count_parameters()
+    if params.get("initializer"):
+        declared = model.declare()
+        for table in (declared.user_table, declared.item_table):
+            INITIALIZERS[params["initializer"]](table)
+    model.device = device
+    return model.to(device)
+
+
+def training_data(data: RunData, words: vocabulary.Vocabulary, device: torch.device) -> TrainingData:
+    """What the trainer reads, on the device."""
+    training = data.training
+    indptr, items = validation_items(data)
+
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, np.int64)).to(device)
+
+    return TrainingData(
+        users=tensor(training.train_users),
+        items=tensor(training.train_items),
+        user_ids=tensor(words.users.ids),
+        item_ids=tensor(words.items.ids),
+        train=ItemLists.of(training.train_indptr, training.train_items, device),
+        valid=ItemLists.of(indptr, items, device),
+        history=Histories(training, words, device) if words.history is not None else None,
+    )
+
+
+def validation_items(data: RunData) -> tuple[np.ndarray, np.ndarray]:
+    """What the monitor looks for: the held-out part, or test under ``paper``."""
+    if data.held_out is not None:
+        return data.held_out.indptr, data.held_out.items
+    return data.interactions.test_indptr, data.interactions.test_items
+
+
+def settings(context: Context, model: nn.Module) -> Settings:
+    """The engine's settings out of recbox's keys."""
+    params = context.params
+    monitor = params["monitor"] if isinstance(params["monitor"], dict) else {params["monitor"]: 1.0}
+    by_batch = params.get("regularizer_scope") == "batch"
+    norm = params.get("max_gradient_norm")
+    return Settings(
+        epochs=params["epochs"],
+        batch_size=params["batch_size"],
+        num_negs=params["num_negs"],
+        learning_rate=params["learning_rate"],
+        seed=params["seed"],
+        metrics={name: parse_metric(name) for name in params["metrics"]},
+        monitor=monitor,
+        optimizer=params["optimizer"],
+        max_gradient_norm=10.0 if norm is None else norm,
+        penalties={} if by_batch else penalties(params, model),
+        batch_penalty=float(params.get("regularizer") or 0) if by_batch else 0.0,
+        dropout_first=params.get("dropout_position") == "before_normalize",
+        shuffle=params.get("shuffle", True),
+        popularity_alpha=params.get("popularity_alpha") or 0.0,
+        exclude_positives=params.get("ignore_pos_items", False),
+        maximise=params["monitor_mode"] == "max",
+        patience=params.get("patience", 2),
+        reduce_lr_on_plateau=params.get("reduce_lr_on_plateau", True),
+        save_best_only=params.get("save_best_only", True),
+        thresholds=context.thresholds,
+        max_batches=context.request.max_batches,
+        progress=params["verbose"] > 0,
+    )
+
+
+def penalties(params: Mapping[str, Any], model: nn.Module) -> dict[str, Penalty]:
+    """Each parameter's regulariser, split by its name as recbox does."""
+    embedding = _penalty(params.get("regularizer" if params["model"] == "MF" else "embedding_regularizer"))
+    net = _penalty(params.get("net_regularizer"))
+    return {name: embedding if "embedding_layer" in name else net for name, _ in model.named_parameters()}
+
+
+def _penalty(value: float | str | None) -> Penalty:
+    """recbox's three spellings: a number, ``l1(x)`` or ``l2(x)``, ``l1_l2(x,y)``."""
+    if not value:
+        return Penalty()
+    if not isinstance(value, str):
+        return Penalty(l2=float(value))
+    kind, _, numbers = value.rstrip(")").partition("(")
+    parts = [float(number) for number in numbers.split(",")]
+    return Penalty(**dict(zip(kind.split("_"), parts)))
+
+
+def _say_what_is_unseen(data: RunData) -> None:
+    whole, training = data.interactions, data.training
+    items = whole.num_items - int(np.count_nonzero(np.bincount(training.train_items, minlength=whole.num_items)))
+    users = whole.num_users - int(np.count_nonzero(np.diff(training.train_indptr)))
+    if items or users:
+        logging.info(
+            "%d items and %d users have no training interaction; they share the out-of-vocabulary row, as in recbox",
+            items, users,
+        )  # fmt: skip
+
+
+def _finish(
+    context: Context, data: RunData, trainer: Trainer, backend: str, stages: dict[str, float]
+) -> Trained:
+    whole, device = data.interactions, trainer.device
+    validation: dict[str, float] = {}
+    if data.held_out is None:
+        users, per_user = trainer.per_user_metrics(trainer.data.valid)
+    else:
+        validation = trainer.evaluate(trainer.data.valid)
+        logging.info("Best epoch on the validation split: %s", metrics_line(validation))
+        users, per_user = trainer.per_user_metrics(final_test(whole, device), trainer.data.valid)
+    metrics = {name: float(values.mean()) for name, values in per_user.items()}
+    logging.info("******** %s ********", "Test evaluation" if data.held_out else "Best epoch, selected on test")
+    logging.info("[Metrics] %s", metrics_line(metrics))
+    known = torch.from_numpy(np.flatnonzero(np.diff(data.training.train_indptr))).to(device)
+    vectors = trainer.user_vectors(known).float().cpu().numpy()
+    user_vectors = np.full((whole.num_users, vectors.shape[1]), math.nan, np.float32)
+    user_vectors[known.cpu().numpy()] = vectors
+    return Trained(
+        best_epoch=trainer.schedule.best_epoch,
+        epochs=trainer.epoch,
+        stopped_early=trainer.stopped,
+        metrics=metrics,
+        validation_metrics=validation,
+        user_ids=whole.user_ids,
+        item_ids=whole.item_ids,
+        user_vectors=user_vectors,
+        item_vectors=trainer.item_vectors().float().cpu().numpy(),
+        per_user={"user_row": users, **per_user},
+        seen=(whole.train_users, whole.train_items),
+        data=data.summary(),
+        backend=backend,
+        stages=stages,
+    )
+
+
+def final_test(data: Interactions, device: torch.device) -> ItemLists:
+    """The held-out protocol's one look at the test interactions."""
+    return ItemLists.of(data.test_indptr, data.test_items, device)

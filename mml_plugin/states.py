@@ -1,0 +1,51 @@
+"""States of tensors and plain values on disk: written whole or not at all, read without executing anything."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mml_plugin.errors import UserError
+from mml_plugin.files import atomic_write
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a state of tensors and plain values, complete or not at all."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with atomic_write(path, "wb") as stream:
+        stream.write(buffer.getbuffer())
+
+
+def read_state(path: Path, device: torch.device, version: int) -> dict[str, Any]:
+    """Read a state without executing anything in it.
+
+    Raises:
+        UserError: when it is missing, damaged or of another version.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"there is no checkpoint {path} to resume from") from None
+    except Exception as error:  # torch raises whatever its unpickler and the zip reader raise
+        raise UserError(f"checkpoint {path} is damaged ({type(error).__name__}); begin anew with --overwrite") from None
+    if not isinstance(state, dict) or state.get("version") != version:
+        raise UserError(f"checkpoint {path} is not one of this version; begin anew with --overwrite")
+    return state
+
+
+def check_same(path: Path, state: dict[str, Any], **now: Any) -> None:
+    """Refuse to go on under other conditions than those a state was written under.
+
+    Raises:
+        UserError: naming the first difference.
+    """
+    for key, value in now.items():
+        if state.get(key) != value:
+            raise UserError(
+                f"{path} was written with {key} {state.get(key)} and this process has {value}: the numbers would "
+                f"differ; use {key} {state.get(key)} or begin anew"
+            )
