@@ -74,7 +74,7 @@ class FusedAdam:
         for name, state in self.states.items():
             squared = squared + self.backend.squared_gradient_norm(state, self._squares[name])
         if isinstance(squared, Tensor):
-            return (self.max_norm / (squared.clamp_min(0).sqrt() + 1e-6)).clamp_max(1).to(torch.float32)
+            return (self.max_norm / (squared.clamp_min(0).sqrt() + 1e-6)).clamp_max(1)
         return min(1.0, self.max_norm / (math.sqrt(max(squared, 0.0)) + 1e-6))
 
     def state_dict(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mml_plugin.engine import metrics
 from mml_plugin.engine.backends.base import Backend
+from mml_plugin.engine.backends.reference import contains
 
 BLOCK_FLOATS = 1 << 24
 
@@ -92,10 +93,8 @@ def per_user_metrics(
         num_items: rows of the corpus.
         names: label -> (metric, k).
     """
-    codes = relevant.codes(num_items)
     asked = torch.where(top >= 0, users[:, None] * num_items + top, -1)
-    place = torch.searchsorted(codes, asked).clamp_max(len(codes) - 1)
-    hits = (codes[place] == asked).cpu().numpy()
+    hits = contains(relevant.codes(num_items), asked).cpu().numpy()
     counts = (relevant.indptr[users + 1] - relevant.indptr[users]).cpu().numpy()
     return metrics.per_user(names, hits, counts)
 

@@ -125,8 +125,9 @@ class Step:
         return sampled_scores(vectors, table, position, backend=self.backend)
 
     def _loss(self, y_pred: Tensor, users: Tensor) -> Tensor:
-        if self._labels.shape != y_pred.shape or self._labels.dtype != y_pred.dtype:
-            self._labels = torch.zeros_like(y_pred)
+        if self._labels.shape != y_pred.shape:
+            # float32 whatever the scores are, as recbox's labels.
+            self._labels = torch.zeros(y_pred.shape, dtype=torch.float32, device=y_pred.device)
             self._labels[:, 0] = 1
         if getattr(self.loss, "needs_users", False):
             return self.loss(y_pred, self._labels, users=users)
@@ -154,5 +155,3 @@ class Step:
             state.grad.addcmul_(counts[:, None], state.weight, value=share)
             state.touched[counts > 0] = 1
         return total
-
-

@@ -20,7 +20,7 @@ from mml_plugin.engine.backends.base import Backend, Positives, TableState
 from mml_plugin.engine.declaration import Declaration
 from mml_plugin.engine.optimiser import Penalty
 from mml_plugin.engine.ranking import ItemLists
-from mml_plugin.engine.sampler import NegativeSampler, shuffled
+from mml_plugin.engine.sampler import NegativeSampler
 from mml_plugin.engine.schedule import Schedule, reduced
 from mml_plugin.engine.step import Batch, Step, StepResult
 from mml_plugin.engine.user_tower import RaggedHistories, UserTower
@@ -289,9 +289,7 @@ class Trainer:
 
     def _dropout(self, rows: Tensor, width: int, rate: float, stream: int, epoch: int) -> Tensor:
         dtype = self.model.user_table.dtype
-        return self.backend.dropout(
-            rows, width, rate, seed=self.settings.seed, stream=stream, epoch=epoch, dtype=dtype
-        )
+        return self.backend.dropout(rows, width, rate, seed=self.settings.seed, stream=stream, epoch=epoch, dtype=dtype)
 
     @torch.no_grad()
     def user_vectors(self, users: Tensor) -> Tensor:

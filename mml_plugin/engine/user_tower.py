@@ -8,7 +8,7 @@ exactly 0 counts as padding.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -86,8 +86,9 @@ class UserTower:
         own = self.model.user_table.detach()[ids].requires_grad_(training)
         leaves = [(self.model.user_table, ids, own)]
         vectors = own
-        if self.needs_history:
-            assert self.model.history is not None and history is not None
+        if self.model.history is not None and self.needs_history:
+            if history is None:
+                raise ValueError("this model's user vectors need histories")
             items = self.model.history.table.detach()[history.ids].requires_grad_(training)
             leaves.append((self.model.history.table, history.ids, items))
             vectors = self._mix(self.model.history, own, items, history, attention_mask)
@@ -106,7 +107,8 @@ class UserTower:
     def _mix(self, tower: HistoryTower, own: Tensor, items: Tensor, history, attention_mask: Tensor | None) -> Tensor:
         padding = items.detach().sum(dim=-1) == 0
         if tower.aggregator == "mean":
-            real = _by_row((~padding).to(items.dtype)[:, None], history.row, len(own))
+            # recbox counts in float32, where 1e-9 disappears beside a whole number.
+            real = _by_row((~padding).float()[:, None], history.row, len(own))
             pooled = _by_row(items, history.row, len(own)) / (real + EPSILON)
         else:
             weights = self._attention(tower, own, items, history, padding)
@@ -116,13 +118,13 @@ class UserTower:
         return tower.gamma * own + (1 - tower.gamma) * tower.value(pooled)
 
     def _attention(self, tower: HistoryTower, own: Tensor, items: Tensor, history, padding: Tensor) -> Tensor:
-        assert tower.key is not None
+        if tower.key is None:
+            raise ValueError(f"the aggregator {tower.aggregator} needs a key")
         key = tower.key(items)
         if tower.aggregator == "user_attention":
             scores = (key * own[history.row]).sum(dim=-1)
         else:
-            assert tower.query is not None
-            scores = torch.matmul(key, tower.query).squeeze(-1)
+            scores = torch.matmul(key, cast(Tensor, tower.query)).squeeze(-1)
         raised = scores.masked_fill(padding, 0).exp()
         absent = (self.max_len - history.lengths).to(raised.dtype)
         total = _by_row(raised[:, None], history.row, len(own)).squeeze(-1) + absent + EPSILON

@@ -79,9 +79,7 @@ def train(context: Context) -> Trained:
     return _finish(context, data, trainer, backend.name, stages)
 
 
-def build_model(
-    params: Mapping[str, Any], words: vocabulary.Vocabulary, num_items: int, device: torch.device
-) -> Any:
+def build_model(params: Mapping[str, Any], words: vocabulary.Vocabulary, num_items: int, device: torch.device) -> Any:
     """The experiment's model with recbox's initial parameters, seed for seed, on the device."""
     from mml_plugin import model_zoo  # type: ignore[attr-defined]  # the folder model_zoo/, mapped into the package
     from mml_plugin.hosts import recbox
@@ -189,9 +187,7 @@ def _say_what_is_unseen(data: RunData) -> None:
         )  # fmt: skip
 
 
-def _finish(
-    context: Context, data: RunData, trainer: Trainer, backend: str, stages: dict[str, float]
-) -> Trained:
+def _finish(context: Context, data: RunData, trainer: Trainer, backend: str, stages: dict[str, float]) -> Trained:
     whole, device = data.interactions, trainer.device
     validation: dict[str, float] = {}
     if data.held_out is None:

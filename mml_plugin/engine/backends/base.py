@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # F.normalize divides by at least this.
 NORM_FLOOR = 1e-12
@@ -40,20 +41,20 @@ class TableState:
     second: Tensor
     squared_norms: Tensor
     decay: float = 0.0
-    memory: dict[str, object] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, weight: Tensor, decay: float = 0.0) -> TableState:
-        """A fresh state; a weight of another shape is seen as ``[R, d]``."""
-        rows = weight.detach().reshape(len(weight) if weight.dim() else 1, -1)
-        if rows.data_ptr() != weight.data_ptr():
-            raise ValueError("a parameter must be contiguous")
+    def of(cls, parameter: nn.Parameter, decay: float = 0.0) -> TableState:
+        """A fresh state; a parameter of another shape is seen as ``[R, d]``. Its data may move in memory."""
+        own = zeros_like(parameter.detach())
+        own.copy_(parameter.detach())
+        parameter.data = own
+        rows = own.reshape(len(own) if own.dim() else 1, -1)
         state = cls(
             weight=rows,
-            grad=torch.zeros_like(rows),
+            grad=zeros_like(rows),
             touched=torch.zeros(len(rows), dtype=torch.uint8, device=rows.device),
-            first=torch.zeros_like(rows),
-            second=torch.zeros_like(rows),
+            first=zeros_like(rows),
+            second=zeros_like(rows),
             squared_norms=torch.empty(len(rows), dtype=rows.dtype, device=rows.device),
             decay=float(decay),
         )
@@ -68,6 +69,13 @@ class TableState:
         """Add a gradient of the whole parameter."""
         self.grad += gradient.reshape(self.grad.shape)
         self.touched.fill_(1)
+
+
+def zeros_like(tensor: Tensor) -> Tensor:
+    """Zeros of the same shape. On a CPU numpy allocates them, since it asks for huge pages and torch does not."""
+    if tensor.device.type != "cpu":
+        return torch.zeros_like(tensor, memory_format=torch.contiguous_format)
+    return torch.from_numpy(np.zeros(tensor.shape, dtype=torch.empty(0, dtype=tensor.dtype).numpy().dtype))
 
 
 @dataclass(frozen=True)

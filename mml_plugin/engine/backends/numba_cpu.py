@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mml_plugin.engine import philox
-from mml_plugin.engine.backends import base, numba_kernels as kernels
+from mml_plugin.engine.backends import base
+from mml_plugin.engine.backends import numba_kernels as kernels
 from mml_plugin.engine.backends.base import AdamConstants, Backend, Positives, TableState
 
 NOTHING = {dtype: np.empty(0, dtype) for dtype in (np.float32, np.float64)}
@@ -93,9 +94,7 @@ class Engine(Backend):
     def user_gradient(self, grad: Tensor, table: Tensor, index: Tensor, inverse: Tensor | None) -> Tensor:
         out = torch.empty(len(grad), table.shape[1], dtype=table.dtype)
         active = self._room("active", len(grad), np.int64)
-        kernels.user_gradient(
-            grad.numpy(), table.numpy(), index.numpy(), _array(inverse, table), out.numpy(), active
-        )
+        kernels.user_gradient(grad.numpy(), table.numpy(), index.numpy(), _array(inverse, table), out.numpy(), active)
         self.active_entries = int(active.sum())
         return out
 

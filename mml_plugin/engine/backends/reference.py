@@ -116,5 +116,7 @@ def sorted_codes(positives: Positives, num_items: int) -> Tensor:
 
 def contains(codes: Tensor, asked: Tensor) -> Tensor:
     """Which of ``asked`` are in the sorted ``codes``."""
+    if not len(codes):
+        return torch.zeros_like(asked, dtype=torch.bool)
     place = torch.searchsorted(codes, asked).clamp_max(len(codes) - 1)
     return codes[place] == asked

@@ -22,7 +22,7 @@ def feature_map(params: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]
 
     made = FeatureMap(
         params["dataset_id"],
-        params["data_root"],
+        params.get("data_root", "."),
         params["query_index"],
         params["corpus_index"],
         params["label_col"]["name"],

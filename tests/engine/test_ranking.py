@@ -1,0 +1,99 @@
+"""Exact ranking against brute force and recbox's own metrics, with ties, NaN and too few candidates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mml_plugin.engine import backends, metrics
+from mml_plugin.engine.ranking import ItemLists, per_user_metrics, top_items
+from mml_plugin.hosts.recbox import allowed, shims
+
+CPU = torch.device("cpu")
+NAMES = ["reference", "numba"]
+
+
+def item_lists(lists):
+    counts = [len(items) for items in lists]
+    flat = [item for items in lists for item in items]
+    return ItemLists.of(np.concatenate([[0], np.cumsum(counts)]), np.array(flat, np.int64), CPU)
+
+
+def brute_force(scores, masked, k):
+    rows = []
+    for user, row in enumerate(scores.tolist()):
+        candidates = [(-s, i) for i, s in enumerate(row) if s == s and s > -np.inf and i not in masked[user]]
+        best = [i for _, i in sorted(candidates)[:k]]
+        rows.append(best + [-1] * (k - len(best)))
+    return rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_top_items_by_brute_force(data):
+    users, items, k = (data.draw(st.integers(1, n)) for n in (6, 30, 12))
+    # Whole numbers make many ties.
+    value = st.sampled_from([-2.0, -1.0, 0.0, 1.0, 2.0, float("nan")])
+    scores = torch.tensor(
+        data.draw(st.lists(st.lists(value, min_size=items, max_size=items), min_size=users, max_size=users))
+    )
+    masked = [data.draw(st.sets(st.integers(0, items - 1))) for _ in range(users)]
+    for name in NAMES:
+        top = top_items(torch.eye(users), torch.nan_to_num(scores.T, nan=0.0), k, backends.select(name, CPU))
+        assert top.tolist() == brute_force(torch.nan_to_num(scores, nan=0.0), [set()] * users, k)
+        backend = backends.select(name, CPU)
+        hidden = scores.clone()
+        for user, gone in enumerate(masked):
+            hidden[user, list(gone)] = -torch.inf
+        best = backend.top(hidden, min(k, items))
+        assert best.tolist() == brute_force(scores, masked, min(k, items))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_masking_and_blocks(name, monkeypatch):
+    monkeypatch.setattr("mml_plugin.engine.ranking.BLOCK_FLOATS", 100)
+    generator = torch.Generator().manual_seed(0)
+    user, item = torch.randn(40, 5, generator=generator), torch.randn(30, 5, generator=generator)
+    rows = torch.randperm(40, generator=generator)[:25]
+    first = [[(7 * u + j) % 30 for j in range(u % 9)] for u in range(40)]
+    second = [[(3 * u + 1) % 30] for u in range(40)]
+    top = top_items(user[rows], item, 8, backends.select(name, CPU), rows, (item_lists(first), item_lists(second)))
+    masked = [set(first[u]) | set(second[u]) for u in rows.tolist()]
+    assert top.tolist() == brute_force(user[rows] @ item.T, masked, 8)
+
+
+LABELS = [f"{kind}(k={k})" for kind in allowed.METRICS for k in (1, 5, 20)]
+
+
+def test_metrics_equal_recboxs():
+    shims.import_recbox()
+    from recbox.core import metrics as theirs
+
+    rng = np.random.default_rng(1)
+    top = torch.tensor(np.stack([rng.permutation(60)[:20] for _ in range(50)]))
+    relevant = [rng.integers(0, 60, rng.integers(1, 40)).tolist() for _ in range(50)]  # with repeated items
+    names = {label: allowed.parse_metric(label) for label in LABELS}
+    found = per_user_metrics(top, torch.arange(50), item_lists(relevant), 60, names)
+    for label, (kind, k) in names.items():
+        function = getattr(theirs, kind)(k=k)
+        wanted = [function(row.tolist(), items) for row, items in zip(top, relevant)]
+        assert found[label] == pytest.approx(np.array(wanted, float), abs=1e-12), label
+
+
+def test_the_standard_mrr_and_map():
+    hits = np.array([[0, 1, 1], [0, 0, 0], [1, 0, 1]], bool)
+    relevant = np.array([2, 3, 1])
+    assert metrics.METRICS["StandardMRR"](hits, relevant) == pytest.approx([0.5, 0, 1])
+    assert metrics.METRICS["StandardMAP"](hits, relevant) == pytest.approx([(1 / 2 + 2 / 3) / 2, 0, (1 + 2 / 3) / 1])
+
+
+def test_a_user_without_candidates_scores_nothing():
+    top = top_items(
+        torch.ones(1, 2), torch.ones(3, 2), 5, backends.select("numba", CPU), None, (item_lists([[0, 1, 2]]),)
+    )
+    assert top.tolist() == [[-1] * 5]
+    found = per_user_metrics(top, torch.arange(1), item_lists([[0]]), 3, {"Recall(k=5)": ("Recall", 5)})
+    assert found["Recall(k=5)"].tolist() == [0.0]

@@ -1,0 +1,147 @@
+"""sampled_scores on every backend against the plain formula in float64, value and every gradient."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from mml_plugin.engine import backends
+from mml_plugin.engine.scores import sampled_scores
+from mml_plugin.errors import UserError
+
+CPU = torch.device("cpu")
+NAMES = ["reference", "torch", "numba"]
+# B, I, N, d: one negative, more negatives than items, widths that are no power of two, one row, one column
+SHAPES = [(1, 3, 1, 1), (5, 7, 1, 3), (4, 2, 9, 5), (33, 50, 17, 41), (16, 100, 100, 64), (3, 4, 2, 130)]
+
+
+def plain(user, table, index, normalized, bias=None, scale=None):
+    items = normalize(table, dim=1) if normalized else table
+    y = torch.einsum("bd,bjd->bj", user, items[index])
+    return y if bias is None else y + scale[:, None] * bias.reshape(-1)[index]
+
+
+def inputs(shape, dtype=torch.float64, seed=0):
+    batch, items, negatives, dim = shape
+    generator = torch.Generator().manual_seed(seed)
+    user, table = (torch.randn(n, dim, generator=generator, dtype=dtype) for n in (batch, items))
+    index = torch.randint(0, items, (batch, 1 + negatives), generator=generator)
+    index[:, -1] = index[:, 0]  # a positive that is drawn again
+    weight = torch.randn(batch, 1 + negatives, generator=generator, dtype=dtype)
+    weight[torch.rand(weight.shape, generator=generator) < 0.5] = 0
+    bias = torch.randn(items, 1, generator=generator, dtype=dtype)
+    scale = torch.rand(batch, generator=generator, dtype=dtype)
+    return user, table, index, weight, bias, scale
+
+
+def normalised(index, backend):
+    return lambda user, table: sampled_scores(user, table, index, True, backend=backend)
+
+
+def gradients(function, leaves, weight):
+    leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+    y = function(*leaves)
+    found = torch.autograd.grad((y * weight).sum(), leaves, allow_unused=True, materialize_grads=True)
+    return y.detach(), found
+
+
+@pytest.mark.parametrize("backend", NAMES)
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("share", ["some", "none", "all"])
+def test_value_and_gradients(backend, normalized, shape, share):
+    user, table, index, weight, bias, scale = inputs(shape)
+    weight = {"some": weight, "none": torch.zeros_like(weight), "all": torch.ones_like(weight)}[share]
+    chosen = backends.select(backend, CPU)
+    y, found = gradients(
+        lambda u, t, b, s: sampled_scores(u, t, index, normalized, item_bias=b, user_scale=s, backend=chosen),
+        (user, table, bias, scale), weight,
+    )  # fmt: skip
+    wanted, grads = gradients(
+        lambda u, t, b, s: plain(u, t, index, normalized, b, s), (user, table, bias, scale), weight
+    )
+    assert torch.allclose(y, wanted, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(found, grads):
+        assert torch.allclose(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("backend", NAMES)
+def test_float32_is_as_exact_as_float32_is(backend):
+    user, table, index, *_ = inputs((64, 300, 30, 48), torch.float32)
+    exact = plain(normalize(user).double(), table.double(), index, True)
+    y = sampled_scores(normalize(user), table, index, True, backend=backend)
+    assert (y - exact).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("backend", NAMES)
+@pytest.mark.parametrize("tiny", [0.0, 1e-13, 3e-12])
+def test_zero_and_tiny_vectors_as_normalize_has_them(backend, tiny):
+    user, table, index, weight, _, _ = inputs((6, 8, 5, 4))
+    table[2] = tiny / 2  # |v| = tiny in four dimensions
+    index[0, 1] = 2
+    weight[0, 1] = 1.0
+    y, found = gradients(normalised(index, backend), (user, table), weight)
+    wanted, grads = gradients(lambda u, t: plain(u, t, index, True), (user, table), weight)
+    assert torch.allclose(y, wanted, atol=1e-12)
+    for ours, theirs in zip(found, grads):
+        assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_the_backward_touches_exactly_the_non_zero_entries():
+    user, table, index, weight, _, _ = inputs((40, 60, 25, 8))
+    backend = backends.select("numba", CPU)
+    gradients(normalised(index, backend), (user, table), weight)
+    assert backend.active_entries == int((weight != 0).sum())
+    touched = torch.zeros(60, dtype=torch.uint8)
+    inverse = table.norm(dim=1).reciprocal()
+    backend.item_gradient(
+        weight, plain(user, table, index, True), user, table, index.int(), inverse, torch.zeros_like(table), touched
+    )
+    assert set(touched.nonzero().flatten().tolist()) == set(index[weight != 0].tolist())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_numba_gives_the_same_bits_for_any_number_of_threads(threads):
+    import numba
+
+    user, table, index, weight, _, _ = inputs((64, 300, 30, 48), torch.float32)
+    results = []
+    for count in (1, min(threads, numba.config.NUMBA_NUM_THREADS)):
+        backend = backends.select("numba", CPU)
+        numba.set_num_threads(count)
+        y, found = gradients(normalised(index, backend), (user, table), weight)
+        results.append((y, *found))
+    assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
+def test_memory_stays_below_one_tensor_of_item_vectors():
+    batch, items, negatives, dim = 128, 2000, 800, 64
+    user, table, index, weight, _, _ = inputs((batch, items, negatives, dim), torch.float32)
+    for name in ("torch", "numba"):
+        backend = backends.select(name, CPU)
+        # tracemalloc sees numpy; torch's allocations show in its profiler.
+        gradients(normalised(index, backend), (user, table), weight)
+        tracemalloc.start()
+        with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            gradients(normalised(index, backend), (user, table), weight)
+        _, numpy_peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        largest = max((event.cpu_memory_usage for event in seen.events()), default=0)
+        assert max(largest, numpy_peak) < batch * negatives * dim * 4
+
+
+def test_what_does_not_fit_is_refused():
+    user, table, index, *_ = inputs((5, 7, 1, 3))
+    with pytest.raises(ValueError, match="do not fit"):
+        sampled_scores(user[:, :2], table, index)
+    with pytest.raises(ValueError, match="integers"):
+        sampled_scores(user, table, index.double())
+    with pytest.raises(ValueError, match="float32"):
+        sampled_scores(user.float(), table, index)
+    with pytest.raises(UserError, match="did you mean 'numba'"):
+        sampled_scores(user, table, index, backend="nmba")
+    with pytest.raises(UserError, match="triton cannot be used on cpu: it runs on cuda"):
+        sampled_scores(user, table, index, backend="triton")

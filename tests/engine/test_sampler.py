@@ -1,0 +1,135 @@
+"""Negatives: identical on all backends, of the right distribution, replayable, never a positive when excluded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from mml_plugin.engine import backends
+from mml_plugin.engine.backends.base import Positives
+from mml_plugin.engine.sampler import NegativeSampler, cumulative_words, shuffled
+from mml_plugin.errors import UserError
+
+CPU = torch.device("cpu")
+NAMES = ["reference", "torch", "numba"]
+ITEMS = 200
+
+
+def lists_of(lists):
+    counts = torch.tensor([len(items) for items in lists])
+    flat = torch.tensor([item for items in lists for item in sorted(set(items))], dtype=torch.int64)
+    return Positives(torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]), flat)
+
+
+def sampler(name, **keys):
+    ids = torch.arange(1, ITEMS + 1).flip(0)
+    return NegativeSampler.create(2019, ids, backends.select(name, CPU), **keys)
+
+
+def draw(made, rows, users, count, epoch=0):
+    return made.index(epoch, rows, users, torch.zeros(len(rows), dtype=torch.int64), count).long()
+
+
+SETTINGS = {
+    "uniform": {},
+    "popularity": {"popularity": torch.arange(ITEMS), "alpha": 0.75},
+    "excluding": {"positives": lists_of([range(u, u + 50) for u in range(60)])},
+    "both": {
+        "popularity": torch.arange(ITEMS) % 7,
+        "alpha": 1.0,
+        "positives": lists_of([range(2 * u, 2 * u + 30) for u in range(60)]),
+    },
+}
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_backends_draw_the_same(kind):
+    rows, users = torch.randperm(1000)[:300], torch.arange(300) % 60
+    drawn = [draw(sampler(name, **SETTINGS[kind]), rows, users, 13, epoch=4) for name in NAMES]
+    assert all(torch.equal(drawn[0], other) for other in drawn[1:])
+    assert drawn[0][:, 1:].min() >= 1
+    assert (drawn[0][:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_draws_the_same_in_any_batch(name):
+    made = sampler(name, **SETTINGS["both"])
+    rows, users = torch.arange(100), torch.arange(100) % 60
+    whole = draw(made, rows, users, 9)
+    order = torch.randperm(100)
+    for part in order.split(17):
+        assert torch.equal(draw(made, rows[part], users[part], 9), whole[part])
+    assert not torch.equal(draw(made, rows, users, 9, epoch=1), whole)
+
+
+def test_uniform_by_chi_square():
+    drawn = draw(sampler("numba"), torch.arange(20_000), torch.zeros(20_000, dtype=torch.int64), 10)[:, 1:]
+    counts = np.bincount(drawn.flatten().numpy(), minlength=ITEMS + 1)[1:]
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_popularity_by_chi_square():
+    popularity = torch.arange(ITEMS)
+    made = sampler("numba", popularity=popularity, alpha=0.75)
+    drawn = draw(made, torch.arange(20_000), torch.zeros(20_000, dtype=torch.int64), 10)[:, 1:]
+    counts = np.bincount((ITEMS - drawn).flatten().numpy(), minlength=ITEMS)
+    weights = popularity.numpy() ** 0.75
+    assert counts[0] == 0
+    expected = weights / weights.sum() * counts.sum()
+    assert stats.chisquare(counts[1:], expected[1:]).pvalue > 1e-3
+
+
+def test_excluding_is_uniform_over_the_rest():
+    positives = lists_of([range(50)])
+    made = sampler("numba", positives=positives)
+    drawn = ITEMS - draw(made, torch.arange(20_000), torch.zeros(20_000, dtype=torch.int64), 10)[:, 1:]
+    counts = np.bincount(drawn.flatten().numpy(), minlength=ITEMS)
+    assert counts[:50].sum() == 0
+    assert stats.chisquare(counts[50:]).pvalue > 1e-3
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sets(st.integers(0, 11), max_size=11), min_size=1, max_size=8), st.integers(0, 2**32 - 1))
+def test_a_positive_is_never_drawn(lists, seed):
+    for name in NAMES:
+        made = NegativeSampler.create(
+            seed, torch.arange(12), backends.select(name, CPU), positives=lists_of([sorted(s) for s in lists])
+        )
+        users = torch.arange(len(lists)).repeat(5)
+        drawn = draw(made, torch.arange(len(users)), users, 20)[:, 1:]
+        assert not any(int(item) in lists[int(u)] for u, row in zip(users, drawn) for item in row)
+
+
+def test_a_user_without_any_negative_is_refused():
+    with pytest.raises(UserError, match="user row 1 has every item among its training items"):
+        sampler("reference", positives=lists_of([[0], range(ITEMS)]))
+    popular = torch.zeros(ITEMS, dtype=torch.int64)
+    popular[:3] = 5
+    with pytest.raises(UserError, match="user row 0 has every item"):
+        sampler("reference", popularity=popular, alpha=1.0, positives=lists_of([[0, 1, 2]]))
+
+
+def test_cumulative_words_cover_every_word_once():
+    bounds = cumulative_words(torch.tensor([0.0, 3.0, 0.0, 1.0, 0.0]))
+    assert bounds.tolist() == [0, 3 * 2**30, 3 * 2**30, 2**32, 2**32]
+
+
+@pytest.mark.parametrize("count", [1, 4, 37, 1000])
+def test_shuffling_is_a_permutation_and_the_same_everywhere(count):
+    order = shuffled(count, 7, 3, CPU)
+    assert torch.equal(order.sort().values, torch.arange(count))
+    for name in NAMES:
+        assert torch.equal(backends.select(name, CPU).shuffled(count, 7, 3, CPU), order)
+    assert count < 5 or not torch.equal(shuffled(count, 7, 4, CPU), order)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dropout_masks_are_the_same_everywhere(name):
+    rows = torch.tensor([5, 900, 3])
+    wanted = backends.select("reference", CPU).dropout(rows, 7, 0.2, seed=1, stream=3, epoch=2, dtype=torch.float32)
+    made = backends.select(name, CPU).dropout(rows, 7, 0.2, seed=1, stream=3, epoch=2, dtype=torch.float32)
+    assert torch.equal(made, wanted)

@@ -1,0 +1,242 @@
+"""Whole runs of the fast engine: every experiment, protocols, resume, refusals, what it shares with recbox's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from mml_plugin.data import split, synthetic
+from mml_plugin.data.interactions import load
+from mml_plugin.engine.trainer import Trainer
+from mml_plugin.errors import UserError
+from mml_plugin.experiment import run_fast
+from mml_plugin.experiment.config import list_experiments
+from mml_plugin.experiment.run import RunRequest, run
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "config"
+SMALL = ("epochs=3", "verbose=0", "embedding_dim=8", "num_negs=10", "batch_size=64")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    for name in ("synth", "yelp18", "gowalla"):
+        synthetic.generate(folder / "data" / name, users=80, items=120, seed=3)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_home(home, monkeypatch):
+    monkeypatch.chdir(home)
+
+
+def go(expid="MF_tiny_mml", runs="runs", more=(), **keys):
+    return run(RunRequest(expid, CONFIG, engine="fast", overrides=(*SMALL, *more), runs_dir=Path(runs), **keys))
+
+
+@pytest.mark.parametrize("expid", list_experiments(CONFIG))
+def test_no_experiment_is_refused(expid):
+    folder = go(expid, runs="every", more=("epochs=1",), max_batches=2)
+    result = folder.read_result()
+    assert result["engine"] == "fast"
+    assert np.isfinite(list(result["metrics"].values())).all()
+
+
+def test_a_run_leaves_everything_and_its_vectors_give_its_metrics(home):
+    folder = go(runs="whole", tensorboard=True)
+    names = {p.name for p in folder.path.iterdir()}
+    assert names >= {"config.yaml", "history.csv", "result.json", "log.txt", "checkpoint.pt", "embeddings.safetensors",
+                     "per_user.parquet", "ids.parquet", "seen.parquet", "tensorboard"}  # fmt: skip
+    assert folder.path.name.startswith("fast-paper-s2019-")
+    result, history = folder.read_result(), pd.read_csv(folder.history)
+    assert list(history["epoch"]) == [1, 2, 3]
+    data, vectors = load(home / "data" / "synth"), load_file(folder.embeddings)
+    scores = vectors["users"] @ vectors["items"].T
+    scores[data.train_users, data.train_items] = -np.inf
+    top = np.argsort(-scores, axis=1, kind="stable")[:, :20]
+    recalls = []
+    for user in range(data.num_users):
+        wanted = set(data.test_items[data.test_indptr[user] : data.test_indptr[user + 1]].tolist())
+        if wanted:
+            recalls.append(len(wanted & set(top[user].tolist())) / len(wanted))
+    assert np.mean(recalls) == pytest.approx(result["metrics"]["Recall(k=20)"], abs=1e-9)
+    assert pd.read_parquet(folder.per_user)["Recall(k=20)"].mean() == pytest.approx(np.mean(recalls), abs=1e-9)
+    bands = history[[c for c in history.columns if c.startswith("band_")]].to_numpy()
+    assert bands.shape[1] >= 5
+
+
+def test_engines_share_initial_parameters_and_checkpoints(home, tmp_path):
+    """The fast engine's weights, in recbox's model on recbox's loaders, give the fast engine's metrics."""
+    from mml_plugin import model_zoo
+    from mml_plugin.experiment.config import load_experiment
+    from mml_plugin.hosts import recbox
+    from mml_plugin.hosts.recbox.evaluation import means, per_user_metrics
+    from mml_plugin.hosts.recbox.training import prepare_training
+
+    for expid in ("MF_tiny_mml", "SimpleX_gowalla_mml", "SimpleX_yelp_mml"):
+        folder = go(expid, runs="shared")
+        state = torch.load(folder.checkpoint, weights_only=True)
+        params = {**load_experiment(CONFIG, expid, SMALL).params, "model_root": str(tmp_path), "num_workers": 0}
+        with recbox.registered():
+            model, train_gen, valid_gen, _ = prepare_training(params, getattr(model_zoo, params["model"]), tmp_path)
+            model.load_state_dict(state["best"])
+            found = means(per_user_metrics(model, train_gen, valid_gen))
+        assert found == pytest.approx(folder.read_result()["metrics"], abs=1e-6)
+
+
+def test_held_out_masks_validation_and_looks_at_test_once(home, monkeypatch):
+    calls = []
+    monkeypatch.setattr(run_fast, "final_test", lambda *a, real=run_fast.final_test: calls.append(1) or real(*a))
+    folder = go(runs="held", protocol="held-out")
+    assert calls == [1]
+    data = load(home / "data" / "synth")
+    held = split.held_out(data, 0.1, 2019)
+    vectors = load_file(folder.embeddings)
+    scores = vectors["users"] @ vectors["items"].T
+    scores[data.train_users, data.train_items] = -np.inf  # all of train: its training and its validation part
+    top = np.argsort(-scores, axis=1, kind="stable")[:, :20]
+    wanted = [set(data.test_items[data.test_indptr[u] : data.test_indptr[u + 1]].tolist()) for u in range(80)]
+    recalls = [len(w & set(t.tolist())) / len(w) for w, t in zip(wanted, top) if w]
+    result = folder.read_result()
+    assert np.mean(recalls) == pytest.approx(result["metrics"]["Recall(k=20)"], abs=1e-9)
+    assert result["data"]["trained_on"] == len(held.training.train_items)
+    assert result["validation_metrics"] != result["metrics"]
+
+
+CASES = {
+    "plateau": ("MF_tiny_mml", ("epochs=6", "reduce_lr_on_plateau=True", "learning_rate=0.3", "patience=50")),
+    "attention": ("SimpleX_gowalla_mml", ("epochs=4", "attention_dropout=0.2", "learning_rate=0.01")),
+    "general": ("MF_tiny_ccl", ("epochs=4", "optimizer=rmsprop", "learning_rate=0.01")),
+}
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("case", CASES)
+def test_an_interrupted_run_resumes_to_the_same_end(case, backend, monkeypatch):
+    expid, more = CASES[case]
+    whole = go(expid, runs=f"{case}-{backend}-whole", more=more, backend=backend)
+    cut = f"{case}-{backend}-cut"
+    real = Trainer.train_epoch
+
+    def interrupted(trainer):
+        if trainer.epoch == 2:
+            raise KeyboardInterrupt
+        return real(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            go(expid, runs=cut, more=more, backend=backend)
+    resumed = go(expid, runs=cut, more=more, backend=backend, resume=True)
+    columns = ["epoch", "train_loss", "Recall(k=20)", "learning_rate"]
+    first, second = (pd.read_csv(folder.history)[columns] for folder in (whole, resumed))
+    assert first.equals(second)
+    for name, tensor in torch.load(whole.checkpoint, weights_only=True)["model"].items():
+        assert torch.equal(tensor, torch.load(resumed.checkpoint, weights_only=True)["model"][name]), name
+    assert load_file(whole.embeddings)["users"].tobytes() == load_file(resumed.embeddings)["users"].tobytes()
+    if case == "plateau":
+        assert first["learning_rate"].nunique() > 1
+
+
+def test_resume_refuses_other_conditions():
+    real = Trainer.train_epoch
+
+    def interrupted(trainer):
+        if trainer.epoch:
+            raise KeyboardInterrupt
+        return real(trainer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            go(runs="refused")
+    with pytest.raises(UserError, match="was written with backend numba and this process has torch"):
+        go(runs="refused", resume=True, backend="torch")
+
+
+def test_early_stopping_equals_the_same_run_cut_short():
+    more = ("epochs=30", "learning_rate=0.05", "reduce_lr_on_plateau=False")
+    stopped = go(runs="early", more=(*more, "patience=2")).read_result()
+    whole = pd.read_csv(go(runs="late", more=(*more, "patience=200")).history)["Recall(k=20)"].tolist()
+    best, best_epoch, stops = -np.inf, 0, 0
+    for epoch, value in enumerate(whole, 1):
+        if value < best + 1e-6:
+            stops += 1
+        else:
+            best, best_epoch, stops = value, epoch, 0
+        if stops == 2:
+            break
+    assert (stopped["best_epoch"], stopped["epochs"]) == (best_epoch, epoch)
+    assert stopped["stopped_early"]
+    assert stopped["metrics"]["Recall(k=20)"] == best
+
+
+@pytest.mark.parametrize(
+    ("more", "keys", "says"),
+    [
+        (("eval_interval_epochs=2",), {}, "eval_interval_epochs 2.0: the fast engine evaluates after every epoch"),
+        (("nrows=5",), {}, "nrows: the fast engine reads whole files"),
+        ((), {"backend": "nmba"}, "--backend 'nmba' is unknown; did you mean 'numba'"),
+        ((), {"backend": "triton"}, "--backend triton cannot be used on cpu: it runs on cuda, not on cpu"),
+        (("learning_rate=1.e+30",), {}, "training stopped in epoch"),
+    ],
+)
+def test_refusals(more, keys, says):
+    with pytest.raises(UserError, match=says):
+        go(runs="refusals", more=more, overwrite=True, **keys)
+
+
+def test_recbox_refuses_what_is_the_fast_engines():
+    with pytest.raises(UserError, match="--backend numba is the fast engine's"):
+        run(RunRequest("MF_tiny_mml", CONFIG, backend="numba"))
+    with pytest.raises(UserError, match="popularity_alpha, which stock recbox does not have; --engine fast does"):
+        run(RunRequest("MF_tiny_mml", CONFIG, overrides=("popularity_alpha=0.5",)))
+
+
+def test_text_files_are_enough(home, tmp_path, monkeypatch):
+    (tmp_path / "data" / "synth").mkdir(parents=True)
+    for name in ("train.txt", "test.txt"):
+        shutil.copy(home / "data" / "synth" / name, tmp_path / "data" / "synth" / name)
+    with_csv = go(runs=tmp_path / "a").read_result()
+    monkeypatch.chdir(tmp_path)
+    assert go(runs=tmp_path / "b").read_result()["metrics"] == with_csv["metrics"]
+
+
+def test_ctrl_c_and_kill_leave_a_run_that_goes_on(home):
+    """Ctrl-C, then kill -9, then Ctrl-C: each time the run goes on after the last finished epoch."""
+    words = [sys.executable, str(ROOT / "run_expid.py"), "--config", str(CONFIG), "--expid", "MF_tiny_mml"]
+    words += ["--engine", "fast", "--runs", "killed", "--set", "epochs=5000", "--set", "verbose=0"]
+    epochs = [0]
+    for ending in (signal.SIGINT, signal.SIGKILL, signal.SIGINT):
+        more = ["--resume"] if epochs[-1] else []
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(words + more, stderr=subprocess.PIPE, text=True, env=environment)
+        deadline = time.monotonic() + 90
+        while finished_epochs() < epochs[-1] + 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(ending)
+        _, text = process.communicate(timeout=60)
+        if ending == signal.SIGINT:
+            assert process.returncode == 130
+            assert "--resume" in text.splitlines()[-1]
+        epochs.append(finished_epochs())
+    assert epochs == sorted(set(epochs))
+    history = pd.read_csv(next(Path("killed/MF_tiny_mml").glob("*/history.csv")))
+    assert history["epoch"].tolist() == list(range(1, epochs[-1] + 1))
+
+
+def finished_epochs():
+    path = next(Path("killed/MF_tiny_mml").glob("*/checkpoint.pt"), None)
+    return torch.load(path, weights_only=True)["epoch"] if path else 0
