@@ -30,7 +30,8 @@ class _SampledScores(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):
-        user, table, index, inverse, y = (t if t is None else t.detach() for t in ctx.saved_tensors)
+        user, table, index, inverse, y = ctx.saved_tensors
+        user, table = user.detach(), table.detach()
         grad = grad.contiguous()
         by_user = by_table = None
         if ctx.needs_input_grad[0]:

@@ -22,10 +22,17 @@ EPSILON = 1e-9
 class RaggedHistories(Protocol):
     """What the tower needs of ``data.histories.Ragged``."""
 
-    ids: Tensor
-    row: Tensor
-    slot: Tensor
-    lengths: Tensor
+    @property
+    def ids(self) -> Tensor: ...
+
+    @property
+    def row(self) -> Tensor: ...
+
+    @property
+    def slot(self) -> Tensor: ...
+
+    @property
+    def lengths(self) -> Tensor: ...
 
 
 @dataclass(frozen=True)

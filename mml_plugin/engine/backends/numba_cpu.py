@@ -26,7 +26,7 @@ class Engine(Backend):
     index_dtype = torch.int32
 
     def __init__(self) -> None:
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
         self._filters: dict[int, tuple[Positives, tuple[np.ndarray, ...]]] = {}
         self._scratch: dict[str, np.ndarray] = {}
         self.active_entries = 0
