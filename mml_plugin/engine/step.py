@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from mml_plugin.engine.backends.base import Backend, TableState
+from mml_plugin.engine.backends.base import Backend, PlainUsers, TableState
 from mml_plugin.engine.declaration import Declaration
 from mml_plugin.engine.optimiser import FusedAdam, GeneralOptimiser
 from mml_plugin.engine.scores import TableGradient, sampled_scores
@@ -83,19 +84,52 @@ class Step:
 
     def __call__(self, batch: Batch) -> StepResult:
         """Train on one batch."""
-        user = self.tower(batch.users, batch.history, batch.mask, batch.attention_mask, training=True)
-        y_pred = self._scores(user.vectors, user.scale, batch)
-        # The loss is differentiated apart from the towers, so that dL/dy_pred is at hand.
-        seen = y_pred.detach().requires_grad_()
-        loss = self._loss(seen, batch.users)
-        (gradient,) = torch.autograd.grad(loss, seen)
-        y_pred.backward(gradient)
-        self._collect(user.leaves)
+        plain = self._plain_users(batch)
+        loss, y_pred, gradient = self._autograd(batch) if plain is None else self._kernels(plain, batch)
         total = loss.detach() + self.optimiser.penalty()
         if self.batch_penalty:
             total = total + self._add_batch_penalty(batch)
         self.optimiser.step()
-        return StepResult(total, seen.detach(), gradient)
+        return StepResult(total, y_pred, gradient)
+
+    def _plain_users(self, batch: Batch) -> PlainUsers | None:
+        model = self.model
+        biased = model.item_bias is not None or model.user_bias is not None or model.global_bias is not None
+        if biased or model.item_table is None or self.tower.needs_history or model.similarity == "sigmoid":
+            return None
+        return self.backend.plain_users(
+            model.user_table.detach(), batch.users, batch.mask, model.similarity == "cosine", self.tower.dropout_first
+        )
+
+    def _kernels(self, users: PlainUsers, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Both towers by the backend's kernels; autograd sees the loss alone."""
+        table = cast(nn.Parameter, self.model.item_table)
+        state, weight = self._state_of[id(table)], table.detach()
+        inverse = self.backend.inverse_norms(state) if self.model.similarity == "cosine" else None
+        y_pred = self.backend.scores(users.vectors, weight, batch.index, inverse)
+        loss, gradient = self._differentiate(y_pred, batch.users)
+        by_user = self.backend.user_gradient(gradient, weight, batch.index, inverse)
+        self.backend.item_gradient(
+            gradient, y_pred, users.vectors, weight, batch.index, inverse, state.grad, state.touched
+        )
+        users.backward(by_user, self._state_of[id(self.model.user_table)])
+        return loss, y_pred, gradient
+
+    def _autograd(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Any model; the loss is differentiated apart from the towers, so that dL/dy_pred is at hand."""
+        user = self.tower(batch.users, batch.history, batch.mask, batch.attention_mask, training=True)
+        y_pred = self._scores(user.vectors, user.scale, batch)
+        loss, gradient = self._differentiate(y_pred.detach(), batch.users)
+        y_pred.backward(gradient)
+        self._collect(user.leaves)
+        return loss, y_pred.detach(), gradient
+
+    def _differentiate(self, y_pred: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss and dL/dy_pred."""
+        seen = y_pred.detach().requires_grad_()
+        loss = self._loss(seen, users)
+        (gradient,) = torch.autograd.grad(loss, seen)
+        return loss, gradient.contiguous()
 
     def _scores(self, vectors: Tensor, scale: Tensor | None, batch: Batch) -> Tensor:
         model = self.model

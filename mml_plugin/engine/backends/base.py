@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,6 +95,19 @@ class AdamConstants:
         return cls(rate * root / (1 - beta1**step), epsilon * root, beta1, beta2)
 
 
+@dataclass(frozen=True)
+class PlainUsers:
+    """User vectors without autograd.
+
+    Attributes:
+        vectors: ``[B, d]``.
+        backward: adds the gradient of the users' table, given dL/d(vectors), to its state.
+    """
+
+    vectors: Tensor
+    backward: Callable[[Tensor, TableState], None]
+
+
 class Backend(ABC):
     """One way to compute sampled scores, draws, and the dense step."""
 
@@ -142,6 +156,12 @@ class Backend(ABC):
         touched: Tensor,
     ) -> None:
         """Add dL/d(table) to ``out`` and mark its rows in ``touched``; zero entries of ``grad`` are skipped."""
+
+    def plain_users(
+        self, table: Tensor, ids: Tensor, mask: Tensor | None, normalized: bool, dropout_first: bool
+    ) -> PlainUsers | None:
+        """Vectors of users that are a row of a table and nothing else; None leaves them to autograd."""
+        return None
 
     @abstractmethod
     def add_rows(self, rows: Tensor, values: Tensor, state: TableState) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from mml_plugin.engine import philox
 from mml_plugin.engine.backends import base
 from mml_plugin.engine.backends import numba_kernels as kernels
-from mml_plugin.engine.backends.base import AdamConstants, Backend, Positives, TableState
+from mml_plugin.engine.backends.base import AdamConstants, Backend, PlainUsers, Positives, TableState
 
 NOTHING = {dtype: np.empty(0, dtype) for dtype in (np.float32, np.float64)}
 NO_POSITIVES = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint8))
@@ -127,6 +127,24 @@ class Engine(Backend):
             room = self._scratch[name] = np.empty(size, dtype)
         return room[:size]
 
+    def plain_users(
+        self, table: Tensor, ids: Tensor, mask: Tensor | None, normalized: bool, dropout_first: bool
+    ) -> PlainUsers:
+        out = torch.empty(len(ids), table.shape[1], dtype=table.dtype)
+        inverse = torch.empty(len(ids), dtype=table.dtype)
+        factors = _mask(mask, table)
+        kernels.user_vectors(
+            table.numpy(), ids.numpy(), factors, normalized, dropout_first, out.numpy(), inverse.numpy()
+        )
+
+        def backward(grad: Tensor, state: TableState) -> None:
+            kernels.add_user_gradient(
+                grad.numpy(), state.weight.numpy(), ids.numpy(), factors, normalized, dropout_first,
+                inverse.numpy(), state.grad.numpy(), state.touched.numpy(),
+            )  # fmt: skip
+
+        return PlainUsers(out, backward)
+
     def add_rows(self, rows: Tensor, values: Tensor, state: TableState) -> None:
         kernels.add_rows(rows.numpy(), values.contiguous().numpy(), state.grad.numpy(), state.touched.numpy())
 
@@ -164,6 +182,10 @@ class Engine(Backend):
         kernels.bands(y.numpy(), grad.numpy(), thresholds.numpy(), part_counts, part_sums)
         counts += torch.from_numpy(part_counts.sum(0))
         sums += torch.from_numpy(part_sums.sum(0))
+
+
+def _mask(mask: Tensor | None, like: Tensor) -> np.ndarray:
+    return NOTHING[like.numpy().dtype.type].reshape(0, 0) if mask is None else mask.numpy()
 
 
 def _array(inverse: Tensor | None, like: Tensor) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit, prange
 
 from mml_plugin.engine import philox
+from mml_plugin.engine.backends.base import NORM_FLOOR
 
 A, B = np.uint64(philox.MULTIPLIER_A), np.uint64(philox.MULTIPLIER_B)
 WA, WB = np.uint64(philox.WEYL_A), np.uint64(philox.WEYL_B)
@@ -227,6 +228,58 @@ def item_gradient(begin, rows, values, crossed, user, table, inverse, ceiling, o
             v = table[i]
             for d in range(dim):
                 o[d] -= c * v[d]
+
+
+@njit(parallel=True, cache=True, fastmath=FAST)
+def user_vectors(table, ids, mask, normalized, dropout_first, out, inverse):
+    """out[b] = the user's row, normalised and times ``mask`` (if any); inverse[b] = 1 / the norm divided by."""
+    dim = table.shape[1]
+    masked = mask.shape[0] > 0
+    for b in prange(ids.shape[0]):
+        row, o = table[ids[b]], out[b]
+        squared = table.dtype.type(0)
+        for d in range(dim):
+            o[d] = row[d] * mask[b, d] if masked and dropout_first else row[d]
+            squared += o[d] * o[d]
+        if normalized:
+            norm = np.sqrt(squared)
+            inverse[b] = 1 / norm if norm > NORM_FLOOR else table.dtype.type(1 / NORM_FLOOR)
+            for d in range(dim):
+                o[d] *= inverse[b]
+        if masked and not dropout_first:
+            for d in range(dim):
+                o[d] *= mask[b, d]
+
+
+@njit(cache=True, fastmath=FAST)
+def add_user_gradient(grad, table, ids, mask, normalized, dropout_first, inverse, out, touched):
+    """out[ids[b]] += the gradient of the user's row, from ``grad`` of what :func:`user_vectors` made."""
+    dim = table.shape[1]
+    masked = mask.shape[0] > 0
+    g, unit = np.empty(dim, table.dtype), np.empty(dim, table.dtype)
+    ceiling = table.dtype.type(1 / NORM_FLOOR)
+    for b in range(ids.shape[0]):
+        row, o = table[ids[b]], out[ids[b]]
+        touched[ids[b]] = 1
+        for d in range(dim):
+            g[d] = grad[b, d] * mask[b, d] if masked and not dropout_first else grad[b, d]
+        if normalized:
+            n = inverse[b]
+            along = table.dtype.type(0)
+            for d in range(dim):
+                unit[d] = row[d] * n
+                if masked and dropout_first:
+                    unit[d] *= mask[b, d]
+                along += g[d] * unit[d]
+            if n >= ceiling:
+                along = table.dtype.type(0)
+            for d in range(dim):
+                g[d] = (g[d] - along * unit[d]) * n
+        if masked and dropout_first:
+            for d in range(dim):
+                g[d] *= mask[b, d]
+        for d in range(dim):
+            o[d] += g[d]
 
 
 @njit(cache=True, fastmath=FAST)
