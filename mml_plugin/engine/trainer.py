@@ -234,8 +234,7 @@ class Trainer:
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         progress = _Progress(self, counts)
         with progress.bar:
-            for batch in self.batches(self.epoch):
-                result = self.step(batch)
+            for result in self.steps(self.epoch):
                 total += result.loss
                 if len(self._thresholds):
                     self._count(result, counts, sums)
@@ -243,6 +242,11 @@ class Trainer:
         if not len(self._thresholds):
             return float(total) / self.batches_per_epoch, [], []
         return float(total) / self.batches_per_epoch, counts.tolist(), sums.tolist()
+
+    def steps(self, epoch: int) -> Iterator[StepResult]:
+        """Train the epoch's batches one by one."""
+        for batch in self.batches(epoch):
+            yield self.step(batch)
 
     def _count(self, result: StepResult, counts: Tensor, sums: Tensor) -> None:
         thresholds = self._thresholds.to(result.y_pred.dtype)

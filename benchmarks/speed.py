@@ -1,0 +1,477 @@
+"""Seconds and memory of a training epoch: stock recbox and each backend of the fast engine, in the same run.
+
+Usage, from a folder that holds ``data/yelp18`` and ``data/gowalla``::
+
+    python benchmarks/speed.py                    # every case on the CPU, rows to benchmarks/results/speed.csv
+    python benchmarks/speed.py --device cuda      # the fast engine's cases on GPU 0
+    python benchmarks/speed.py --case yelp-ccl-100 --rounds 5
+    python benchmarks/speed.py --sweep            # how cost grows with catalogue and interactions
+    python benchmarks/speed.py --table            # rewrite docs/speed.md from the rows
+
+Every measurement is a process of its own; recbox and the backends take turns (A B A B), and a row is the median of its
+rounds. recbox draws an epoch's negatives before the first batch, so its rows are timed on a share of the training rows
+(drawn evenly, histories whole) and scaled: ``rows`` says how many were trained, ``full_memory_gb`` what the whole
+epoch's draw would need. A fast row with less than a whole epoch's steps is scaled likewise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "speed.csv"
+SWEEP = ROOT / "benchmarks" / "results" / "speed_sweep.csv"
+DOCS = ROOT / "docs" / "speed.md"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is timed.
+
+    Attributes:
+        expid: the experiment.
+        negatives: negatives per positive.
+        rows: training rows that recbox gets; None leaves recbox out.
+        backends: of the fast engine, with the steps that each is timed on (None: the whole epoch).
+    """
+
+    expid: str
+    negatives: int
+    rows: int | None
+    backends: dict[str, int | None]
+
+
+QUICK = {"numba": None, "torch": 100}
+CASES = {
+    "yelp-ccl-10": Case("MF_yelp_ccl", 10, 120_000, QUICK),
+    "yelp-ccl-100": Case("MF_yelp_ccl", 100, 120_000, {**QUICK, "reference": 20}),
+    "yelp-ccl-800": Case("MF_yelp_ccl", 800, 25_000, {"numba": None, "torch": 30}),
+    "yelp-mml-100": Case("MF_yelp_mml", 100, 60_000, {"numba": None}),
+    "yelp-mml-800": Case("MF_yelp_mml", 800, 25_000, {"numba": None}),
+    "yelp-bsl-100": Case("MF_yelp_bsl", 100, 60_000, {"numba": None}),
+    "yelp-bsl-800": Case("MF_yelp_bsl", 800, 25_000, {"numba": 600}),
+    "gowalla-simplex-attention-100": Case("SimpleX_gowalla_mml", 100, 25_000, {"numba": 800}),
+}
+
+
+def subset(expid: str, rows: int) -> dict[str, str]:
+    """Overrides that give recbox an even share of the training rows; the file is written once."""
+    import numpy as np
+
+    from mml_plugin.experiment.config import load_experiment
+
+    source = Path(load_experiment(ROOT / "config", expid).params["train_data"])
+    folder = Path("data/.speed") / f"{source.parent.name}-{rows}"
+    if not (folder / "train.csv").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
+        chosen = np.sort(np.random.default_rng(0).choice(len(lines) - 1, rows, replace=False)) + 1
+        (folder / "train.csv.part").write_text("".join([lines[0], *(lines[i] for i in chosen)]), encoding="utf-8")
+        for name in ("test.csv", "item_corpus.csv"):
+            (folder / name).write_bytes((source.parent / name).read_bytes())
+        (folder / "train.csv.part").rename(folder / "train.csv")
+    return {
+        "train_data": str(folder / "train.csv"),
+        "valid_data": str(folder / "test.csv"),
+        "item_corpus": str(folder / "item_corpus.csv"),
+    }
+
+
+def recbox_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """One epoch of stock recbox on its share of the rows."""
+    began = time.perf_counter()
+    from mml_plugin.experiment.run import RunRequest, run
+    from mml_plugin.hosts import recbox
+
+    recbox.load()
+    imported = time.perf_counter() - began
+    changes = {**subset(job["expid"], job["rows"]), "epochs": 1, "verbose": 0, "num_negs": job["negatives"]}
+    overrides = tuple(f"{key}={value}" for key, value in changes.items())
+    folder = run(
+        RunRequest(job["expid"], ROOT / "config", overrides=overrides, overwrite=True, runs_dir=Path("runs/speed"))
+    )
+    result = folder.read_result()
+    total = whole_rows(job["expid"])
+    scale = total / job["rows"]
+    width = (1 + job["negatives"]) * 8
+    return {
+        "import_seconds": imported,
+        "data_seconds": result["seconds"]["data"] * scale,
+        "epoch_seconds": result["seconds"]["train"] * scale,
+        "sampling_seconds": result["seconds"]["sampling"] * scale,
+        "evaluation_seconds": result["seconds"]["evaluation"],
+        "peak_memory_gb": result["peak_memory_bytes"] / 1e9,
+        # recbox holds the old draw, the new negatives and their joint copy at once.
+        "full_memory_gb": result["peak_memory_bytes"] / 1e9 + 3 * width * (total - job["rows"]) / 1e9,
+        "scaled": job["rows"] < total,
+        "rows": job["rows"],
+        "backend": "",
+    }
+
+
+def whole_rows(expid: str) -> int:
+    """Training rows of the experiment's data."""
+    from mml_plugin.data.interactions import load
+    from mml_plugin.experiment.config import load_experiment
+
+    return len(load(Path(load_experiment(ROOT / "config", expid).params["train_data"]).parent).train_items)
+
+
+def fast_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """A steady-state epoch of the fast engine, stage by stage, and one evaluation."""
+    began = time.perf_counter()
+    import torch
+
+    from mml_plugin.hosts import recbox
+    from mml_plugin.memory import PeakMemory
+
+    recbox.load()
+    imported = time.perf_counter() - began
+    gpu = 0 if job["device"] == "cuda" else None
+    with PeakMemory(interval=0.2, cuda_device=gpu) as memory:
+        began = time.perf_counter()
+        trainer = build(job)
+        data = time.perf_counter() - began
+        began = time.perf_counter()
+        batches = trainer.batches(0)
+        trainer.step(next(batches))
+        synchronise(torch, job)
+        first = time.perf_counter() - began
+        for _ in range(min(50, trainer.batches_per_epoch - 2)):
+            trainer.step(next(batches))
+        synchronise(torch, job)
+        steps = min(job["steps"] or trainer.batches_per_epoch, trainer.batches_per_epoch)
+        stages = timed_steps(trainer, steps, job, torch)
+        began = time.perf_counter()
+        trainer.evaluate(trainer.data.valid)
+        synchronise(torch, job)
+        evaluation = time.perf_counter() - began
+    scale = trainer.batches_per_epoch / steps
+    return {
+        "import_seconds": imported,
+        "data_seconds": data,
+        "first_step_seconds": first,
+        **{name: seconds * scale for name, seconds in stages.items()},
+        "evaluation_seconds": evaluation,
+        "peak_memory_gb": memory.peak / 1e9,
+        "full_memory_gb": memory.peak / 1e9,
+        "scaled": scale > 1,
+        "rows": min(steps * trainer.settings.batch_size, len(trainer.data.users)),
+        "backend": trainer.backend.name,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def synchronise(torch: Any, job: dict[str, Any]) -> None:
+    """Wait for the GPU, so that a clock says something."""
+    if job["device"] == "cuda":
+        torch.cuda.synchronize()
+
+
+def build(job: dict[str, Any]) -> Any:
+    """The trainer of an experiment, as the run makes it, without a run folder."""
+    from types import SimpleNamespace
+
+    from mml_plugin.data import vocabulary
+    from mml_plugin.devices import resolve_device
+    from mml_plugin.engine import backends
+    from mml_plugin.engine.trainer import Trainer
+    from mml_plugin.experiment import run_fast
+    from mml_plugin.experiment.config import load_experiment
+    from mml_plugin.experiment.dataset import load_data
+    from mml_plugin.registry import build_loss, margins_of
+
+    experiment = load_experiment(ROOT / "config", job["expid"], [f"num_negs={job['negatives']}", "verbose=0"])
+    params = experiment.params
+    device = resolve_device(0 if job["device"] == "cuda" else -1)
+    data = load_data(params, "paper", 0.1)
+    words = vocabulary.build(data.training, params)
+    model = run_fast.build_model(params, words, data.interactions.num_items, device)
+    context: Any = SimpleNamespace(
+        params=params,
+        request=SimpleNamespace(max_batches=None),
+        thresholds=margins_of(params["loss"], params),
+    )
+    loss = build_loss(params["loss"], **experiment.loss_params).to(device)
+    return Trainer(
+        model.declare(), model, loss, run_fast.training_data(data, words, device),
+        run_fast.settings(context, model), backends.select(job["backend"], device),
+    )  # fmt: skip
+
+
+def timed_steps(trainer: Any, steps: int, job: dict[str, Any], torch: Any) -> dict[str, float]:
+    """Seconds of ``steps`` steps; on a CPU also of sampling and of the optimiser."""
+    spent = {"sampling_seconds": 0.0, "optimiser_seconds": 0.0}
+
+    def timing(name: str, function: Any) -> Any:
+        def timed(*arguments: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*arguments)
+            spent[name] += time.perf_counter() - began
+            return result
+
+        return timed
+
+    if job["device"] == "cpu":
+        trainer.batch = timing("sampling_seconds", trainer.batch)
+        trainer.optimiser.step = timing("optimiser_seconds", trainer.optimiser.step)
+    began = time.perf_counter()
+    trainer.settings.__dict__["max_batches"] = steps
+    for _ in trainer.steps(1):
+        pass
+    synchronise(torch, job)
+    total = time.perf_counter() - began
+    trainer.settings.__dict__["max_batches"] = None
+    if job["device"] != "cpu":
+        return {"epoch_seconds": total}
+    rest = total - sum(spent.values())
+    return {"epoch_seconds": total, **spent, "forward_backward_seconds": rest}
+
+
+def measure(job: dict[str, Any]) -> dict[str, Any]:
+    """Run one job in a process of its own."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--worker", json.dumps(job)]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{job} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_case(name: str, case: Case, device: str, rounds: int, only: set[str]) -> list[dict[str, Any]]:
+    """The rows of a case: medians over rounds in which the engines took turns."""
+    jobs: dict[str, dict[str, Any]] = {}
+    base = {"expid": case.expid, "negatives": case.negatives, "device": device}
+    if case.rows and device == "cpu" and "recbox" in only:
+        jobs["recbox"] = {**base, "engine": "recbox", "rows": case.rows}
+    backends = case.backends if device == "cpu" else {"triton": None, "torch": None}
+    for backend, steps in backends.items():
+        if backend in only:
+            jobs[backend] = {**base, "engine": "fast", "backend": backend, "steps": steps}
+    found: dict[str, list[dict[str, Any]]] = {key: [] for key in jobs}
+    for turn in range(rounds):
+        for key, job in jobs.items():
+            found[key].append(measure(job))
+            print(f"  {name} {turn + 1}/{rounds} {key}: {found[key][-1]['epoch_seconds']:.1f} s per epoch", flush=True)
+    rows = []
+    for key, results in found.items():
+        row = {"case": name, "engine": jobs[key]["engine"], **base, **median(results), "rounds": rounds}
+        row["epoch_seconds_all"] = " ".join(f"{r['epoch_seconds']:.2f}" for r in results)
+        if "recbox" in found and key != "recbox":
+            pairs = zip(found["recbox"], results)
+            row["times_faster"] = statistics.median(a["epoch_seconds"] / b["epoch_seconds"] for a, b in pairs)
+        rows.append({**row, **provenance()})
+    return rows
+
+
+def median(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians of numbers, the last of everything else."""
+    merged = dict(results[-1])
+    for key, value in merged.items():
+        if isinstance(value, float):
+            merged[key] = statistics.median(result[key] for result in results)
+    return merged
+
+
+def provenance() -> dict[str, Any]:
+    """Where a row comes from."""
+    from mml_plugin.experiment.environment import environment
+
+    facts = environment()
+    return {
+        "processor": facts["machine"]["processor"],
+        "cores": facts["machine"]["cores"],
+        "gpu": " ".join(facts["machine"].get("gpus", [])),
+        "torch": facts["versions"]["torch"],
+        "numba": facts["versions"].get("numba", ""),
+        "commit": facts["commit"][:12],
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+COLUMNS = [
+    "case", "engine", "backend", "expid", "negatives", "device", "epoch_seconds", "times_faster", "sampling_seconds",
+    "forward_backward_seconds", "optimiser_seconds", "evaluation_seconds", "peak_memory_gb", "full_memory_gb",
+    "scaled", "rows", "import_seconds", "data_seconds", "first_step_seconds", "threads", "rounds", "epoch_seconds_all",
+    "processor", "cores", "gpu", "torch", "numba", "commit", "date",
+]  # fmt: skip
+
+
+def write(path: Path, rows: list[dict[str, Any]], columns: list[str], key: tuple[str, ...]) -> None:
+    """Put rows into a CSV in place of those with the same key."""
+    shown = [{k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in row.items()} for row in rows]
+    old = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
+    kept = [r for r in old if not any(all(r[k] == n.get(k, "") for k in key) for n in shown)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    with open(part, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows([*kept, *shown])
+    part.rename(path)
+
+
+SIZES = [(10_000, 100_000), (10_000, 1_000_000), (100_000, 1_000_000), (100_000, 10_000_000), (1_000_000, 10_000_000)]
+SWEEP_COLUMNS = [
+    "items", "interactions", "users", "backend", "device", "negatives", "step_ms", "epoch_seconds", "ranking_ms_per_user",
+    "peak_memory_gb", "processor", "cores", "gpu", "torch", "numba", "commit", "date",
+]  # fmt: skip
+
+
+def sweep_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Milliseconds of a step and of ranking a user on a synthetic set of a given size."""
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from mml_plugin import build_loss
+    from mml_plugin.devices import resolve_device
+    from mml_plugin.engine import backends
+    from mml_plugin.engine.declaration import Declaration
+    from mml_plugin.engine.ranking import ItemLists
+    from mml_plugin.engine.trainer import Settings, Trainer, TrainingData
+    from mml_plugin.memory import PeakMemory
+
+    items, interactions = job["items"], job["interactions"]
+    users = max(interactions // 40, 1000)
+    rng = np.random.default_rng(0)
+    popularity = 1 / (np.arange(items) + 10.0)
+    chosen = rng.choice(items, interactions, p=popularity / popularity.sum())
+    owner = np.sort(rng.integers(0, users, interactions))
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=users))])
+    device = resolve_device(0 if job["device"] == "cuda" else -1)
+
+    class Tables(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.users = nn.Parameter(torch.randn(users, 64, device=device) * 0.1)
+            self.items = nn.Parameter(torch.randn(items, 64, device=device) * 0.1)
+
+    def tensor(array: Any) -> Any:
+        return torch.from_numpy(np.ascontiguousarray(array, np.int64)).to(device)
+
+    with PeakMemory(interval=0.2, cuda_device=0 if job["device"] == "cuda" else None) as memory:
+        tables = Tables()
+        train = ItemLists.of(indptr, chosen, device)
+        first = np.minimum(np.arange(users + 1), 1000)
+        valid = ItemLists.of(first, chosen[:1000], device)
+        data = TrainingData(
+            tensor(owner), tensor(chosen), tensor(np.arange(users)), tensor(np.arange(items)), train, valid
+        )
+        settings = Settings(
+            1, 512, job["negatives"], 1e-4, 1, {"Recall(k=20)": ("Recall", 20)}, {"Recall(k=20)": 1.0}, progress=False
+        )  # fmt: skip
+        loss = build_loss("CCL", margin=0.9, negative_weight=150.0)
+        model = Declaration(tables.users, tables.items, "cosine", 0.1)
+        trainer = Trainer(model, tables, loss, data, settings, backends.select(job["backend"], device))
+        steps = min(200, trainer.batches_per_epoch - 21)
+        trainer.settings.__dict__["max_batches"] = 20
+        for _ in trainer.steps(0):
+            pass
+        synchronise(torch, job)
+        trainer.settings.__dict__["max_batches"] = steps
+        began = time.perf_counter()
+        for _ in trainer.steps(1):
+            pass
+        synchronise(torch, job)
+        step = (time.perf_counter() - began) / steps
+        trainer.settings.__dict__["max_batches"] = None
+        began = time.perf_counter()
+        trainer.evaluate(valid)
+        ranking = time.perf_counter() - began
+    return {
+        "users": users,
+        "step_ms": step * 1e3,
+        "epoch_seconds": step * trainer.batches_per_epoch,
+        "ranking_ms_per_user": ranking,  # 1000 users
+        "peak_memory_gb": memory.peak / 1e9,
+        "backend": trainer.backend.name,
+    }
+
+
+def sweep(device: str) -> None:
+    """All sizes."""
+    for items, interactions in SIZES:
+        job = {"engine": "sweep", "items": items, "interactions": interactions, "device": device, "negatives": 100,
+               "backend": "auto"}  # fmt: skip
+        row = {**job, **measure(job), **provenance()}
+        print(f"  {items} items, {interactions} interactions: {row['step_ms']:.2f} ms per step", flush=True)
+        write(SWEEP, [row], SWEEP_COLUMNS, ("items", "interactions", "backend", "device"))
+
+
+WORKERS = {"recbox": recbox_worker, "fast": fast_worker, "sweep": sweep_worker}
+
+
+def table() -> None:
+    """Rewrite docs/speed.md's tables from the rows."""
+    from mml_plugin.report.table import markdown_table
+
+    rows = list(csv.DictReader(RESULTS.read_text(encoding="utf-8").splitlines()))
+    header = ["case", "engine", "epoch", "times faster", "sampling", "forward, backward", "optimiser", "evaluation",
+              "peak memory", "trained rows"]  # fmt: skip
+    cells = []
+    for r in rows:
+        memory = f"{float(r['peak_memory_gb']):.2f} GB"
+        if r["engine"] == "recbox" and r["scaled"] == "True":
+            memory += f" (whole: {float(r['full_memory_gb']):.1f} GB)"
+        cells.append([
+            r["case"], r["engine"] + (f" ({r['backend']}, {r['device']})" if r["backend"] else ""),
+            f"{float(r['epoch_seconds']):.1f} s" + (" (scaled)" if r["scaled"] == "True" else ""),
+            f"{float(r['times_faster']):.1f}x" if r["times_faster"] else "",
+            *(f"{float(r[k]):.1f} s" if r[k] else "" for k in
+              ("sampling_seconds", "forward_backward_seconds", "optimiser_seconds", "evaluation_seconds")),
+            memory, r["rows"],
+        ])  # fmt: skip
+    parts = {"cases": markdown_table(header, cells, left=2)}
+    if SWEEP.exists():
+        grown = list(csv.DictReader(SWEEP.read_text(encoding="utf-8").splitlines()))
+        header = ["items", "interactions", "users", "device", "step", "epoch", "ranking per user", "peak memory"]
+        cells = [[r["items"], r["interactions"], r["users"], f"{r['backend']}, {r['device']}", f"{r['step_ms']} ms",
+                  f"{r['epoch_seconds']} s", f"{r['ranking_ms_per_user']} ms", f"{r['peak_memory_gb']} GB"]
+                 for r in grown]  # fmt: skip
+        parts["sweep"] = markdown_table(header, cells, left=0)
+    text = DOCS.read_text(encoding="utf-8")
+    for name, made in parts.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        text = text[: text.index(begin) + len(begin)] + "\n" + made + "\n" + text[text.index(end) :]
+    DOCS.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", action="append", choices=list(CASES))
+    parser.add_argument("--engine", action="append", help="recbox, numba, torch, reference or triton; all by default")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        job = json.loads(options.worker)
+        print(json.dumps(WORKERS[job["engine"]](job)))
+        return
+    if options.sweep:
+        sweep(options.device)
+    elif not options.table:
+        only = set(options.engine or ["recbox", "numba", "torch", "reference", "triton"])
+        for name in options.case or CASES:
+            rows = run_case(name, CASES[name], options.device, options.rounds, only)
+            write(RESULTS, rows, COLUMNS, ("case", "engine", "backend", "device"))
+    if DOCS.exists() and RESULTS.exists():
+        table()
+
+
+if __name__ == "__main__":
+    main()
