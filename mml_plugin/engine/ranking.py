@@ -12,7 +12,7 @@ from mml_plugin.engine import metrics
 from mml_plugin.engine.backends.base import Backend
 from mml_plugin.engine.backends.reference import contains
 
-BLOCK_FLOATS = 1 << 24
+BLOCK_FLOATS = 1 << 22
 
 
 @dataclass(frozen=True)
