@@ -37,7 +37,7 @@ def own_loss(config):
 
 
 # Matrix products round differently on another make of processor, whatever the torch. A rounding error that moves a
-# score across a margin grows from there; that happened within the epochs at hand in one experiment only, after its third.
+# score across a margin grows from there; within the epochs at hand that happened in one experiment, after its third.
 DRIFTING, CLOSE_EPOCHS, DRIFT, DRIFT_HITS = "MF_mml_noplateau", 3, 5e-3, 8 * HITS
 
 
