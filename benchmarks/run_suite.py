@@ -60,6 +60,10 @@ def run_suite(options: argparse.Namespace) -> int:
     if suite.kind == "data":
         return data_suite(suite, stem, options)
     cells = make_cells(suite, options.config, options.runs, options.gpu, _seeds(options.seeds), where=str(path))
+    if options.list:
+        for cell in cells:
+            print(f"{'finished' if cell.folder.finished else 'open':<9} {cell.name}  {cell.group}: {cell.label}")
+        return 0
     collector = Collector(stem, cells, hide=ROOT)
     outcomes = work(chosen(cells, options.only), collector, options)
     collector.add_bootstraps()
@@ -91,10 +95,6 @@ def work(cells: list[Cell], collector: Collector, options: argparse.Namespace) -
     """Run what is to be run; every cell's rows are written when it ends."""
     matcher = Matcher(any_machine=options.any_machine or options.collect)
     finished = [cell for cell in cells if cell.folder.finished]
-    if options.list:
-        for cell in cells:
-            print(f"{'finished' if cell.folder.finished else 'open':<9} {cell.name}  {cell.group}: {cell.label}")
-        return []
     if options.collect:
         outcomes = [Outcome(cell, MISSING) for cell in cells if not cell.folder.finished]
         why = [(cell, matcher.why_not(cell)) for cell in finished]
@@ -121,11 +121,13 @@ def data_suite(suite: Suite, stem: Path, options: argparse.Namespace) -> int:
     from mml_plugin.experiment.environment import environment
     from mml_plugin.report.rows import write_csv
 
-    facts = environment()
-    rows = []
-    for name in suite.datasets:
-        for line in check(name, Path("data")):
-            rows.append({"dataset": name, "what": line.what, "value": f"{line.found:g}" if line.found < 1 else f"{line.found:.0f}", "commit": facts["commit"]})  # fmt: skip
+    commit = environment()["commit"]
+    rows = [
+        {"dataset": name, "what": line.what, "value": f"{line.found:.5g}" if line.found < 1 else f"{line.found:.0f}",
+         "commit": commit}
+        for name in suite.datasets
+        for line in check(name, Path("data"))
+    ]  # fmt: skip
     write_csv(stem.with_name(f"{stem.name}.csv"), rows)
     if not options.no_report:
         report(stem.name.removeprefix("suite_"), options)

@@ -61,7 +61,9 @@ class Matcher:
         if self.any_machine or there == here:
             return ""
         names = ("backend", "device", "threads")
-        differ = [f"{n} {getattr(there, n)}, here {getattr(here, n)}" for n in names if getattr(there, n) != getattr(here, n)]
+        differ = [
+            f"{n} {getattr(there, n)}, here {getattr(here, n)}" for n in names if getattr(there, n) != getattr(here, n)
+        ]
         return (
             f"{cell.folder.path} holds a run of other conditions ({'; '.join(differ)}); --any-machine takes it as it "
             "is, --overwrite begins it anew"

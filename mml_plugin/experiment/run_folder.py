@@ -178,7 +178,9 @@ class History:
         """Append one epoch and write the file."""
         row: dict[str, Any] = {name: getattr(record, name) for name in FIXED_COLUMNS}
         row.update({name: record.metrics.get(name, "") for name in self.metrics})
-        for columns, values, name in zip((self.bands, self.gradients), (record.band_counts, record.band_gradients), TOTALS):
+        for columns, values, name in zip(
+            (self.bands, self.gradients), (record.band_counts, record.band_gradients), TOTALS
+        ):
             total = sum(values)
             if columns and len(values):
                 row[name] = total

@@ -68,9 +68,7 @@ class Grid(BaseModel):
         for values in itertools.product(*self.space.values()):
             choice = dict(zip(self.space, values))
             label = f"{self.family} " + " ".join(f"{key}={show(value)}" for key, value in choice.items())
-            yield Entry(
-                expid=self.expid, label=label, group=self.group, family=self.family, set={**self.set, **choice}
-            )
+            yield Entry(expid=self.expid, label=label, group=self.group, family=self.family, set={**self.set, **choice})
 
 
 class Suite(BaseModel):
@@ -179,7 +177,8 @@ def make_suite(content: Mapping[str, Any], where: str) -> Suite:
         path = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             key = str(first["loc"][-1])
-            model = {"experiments": Entry, "grids": Grid}.get(str(first["loc"][0]), Suite)
+            models: dict[str, type[BaseModel]] = {"experiments": Entry, "grids": Grid}
+            model = models.get(str(first["loc"][0]), Suite)
             raise UserError(f"{where}: unknown key {path!r}; {nearest(key, model.model_fields)}") from None
         raise UserError(f"{where}: {path}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
     if suite.protocol not in PROTOCOLS:

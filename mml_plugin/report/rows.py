@@ -16,8 +16,8 @@ from mml_plugin.files import atomic_write
 
 Row = dict[str, str]
 FIRST = (
-    "cell", "state", "error", "group", "label", "family", "expid", "settings", "model", "dataset", "loss", "loss_params",
-    "num_negs", "engine", "backend", "protocol", "seed", "best_epoch", "epochs", "monitor",
+    "cell", "state", "error", "group", "label", "family", "expid", "settings", "model", "dataset", "loss",
+    "loss_params", "num_negs", "engine", "backend", "protocol", "seed", "best_epoch", "epochs", "monitor",
 )  # fmt: skip
 
 
@@ -59,8 +59,10 @@ class Rows:
 
 def paths(stem: Path) -> tuple[Path, Path, Path]:
     """The three files of a suite."""
-    return stem.with_name(f"{stem.name}.csv"), stem.with_name(f"{stem.name}-history.csv"), stem.with_name(
-        f"{stem.name}-users.csv"
+    return (
+        stem.with_name(f"{stem.name}.csv"),
+        stem.with_name(f"{stem.name}-history.csv"),
+        stem.with_name(f"{stem.name}-users.csv"),
     )
 
 

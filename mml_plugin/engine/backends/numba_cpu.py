@@ -26,7 +26,10 @@ class Engine(Backend):
     index_dtype = torch.int32
 
     def __init__(self) -> None:
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+        # Starting numba's OpenMP workers resets OpenMP's count, which is torch's too.
+        threads = torch.get_num_threads()
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+        torch.set_num_threads(threads)
         self._filters: dict[int, tuple[Positives, tuple[np.ndarray, ...]]] = {}
         self._scratch: dict[str, np.ndarray] = {}
         self.active_entries = 0
