@@ -136,6 +136,10 @@ def data_suite(suite: Suite, stem: Path, options: argparse.Namespace) -> int:
 
 def report(name: str, options: argparse.Namespace) -> None:
     """Write the suite's report from its rows."""
+    import report as reports
+
+    suites = Path(options.suite).parent if options.suite.endswith((".yaml", ".yml")) else SUITES
+    print(f"report: {reports.write(name, options.results, options.reports, suites)}")
 
 
 def summary(outcomes: list[Outcome]) -> int:

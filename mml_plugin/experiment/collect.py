@@ -17,6 +17,7 @@ from mml_plugin.experiment.run_folder import RunFolder, band_column, history_thr
 from mml_plugin.experiment.suite import SHORT, Cell, dataset_of, show
 from mml_plugin.files import make_folder
 from mml_plugin.registry import margins_of
+from mml_plugin.report.comparison import groups_of, shared_seeds
 from mml_plugin.report.rows import Row, Rows
 from mml_plugin.report.statistics import paired_bootstrap
 
@@ -105,6 +106,7 @@ def description(cell: Cell) -> Row:
         "dataset": dataset_of(cell.experiment),
         "loss": SHORT.get(cell.experiment.loss, cell.experiment.loss),
         "loss_params": json.dumps(cell.experiment.loss_params, sort_keys=True),
+        "suite_thresholds": " ".join(f"{t:.12g}" for t in cell.request.thresholds or ()),
         "margins": " ".join(f"{m:.12g}" for m in margins_of(params["loss"], params)),
         "num_negs": str(params["num_negs"]),
         "plateau": "yes" if params.get("reduce_lr_on_plateau", True) else "no",
@@ -210,28 +212,26 @@ def _short(value: str | float, digits: int = 6) -> str:
 
 
 def bootstraps(rows: Rows, folders: Mapping[str, RunFolder]) -> list[Row]:
-    """A bootstrap over users of each label against the first of its group, per metric.
+    """A bootstrap over users of each line against the first of its group, per metric.
 
     Users are resampled; each user's metric is averaged over the seeds that both sides have. One that is there already
     for the same runs is kept, so that this works where only some run folders are.
     """
-    old = {(r["group"], r["label"], r["metric"]): r for r in rows.users}
-    groups: dict[str, dict[str, dict[str, Row]]] = {}
-    for row in rows.done():
-        groups.setdefault(row["group"], {}).setdefault(row["label"], {})[row["seed"]] = row
+    old = {(r["group"], r["label"], r["against"], r["metric"]): r for r in rows.users}
     found: list[Row] = []
-    for group, labels in groups.items():
-        first, *others = labels
-        for label in others:
-            seeds = sorted(set(labels[first]) & set(labels[label]), key=int)
-            sides = [[labels[name][seed] for seed in seeds] for name in (first, label)]
+    for group in groups_of(rows.done()):
+        first = group.first
+        for line in group.lines[1:]:
+            seeds = shared_seeds(first, line)
+            sides = [[part.runs[seed] for seed in seeds] for part in (first, line)]
+            labels = (group.name, line.first["label"], first.first["label"])
             for metric in BOOTSTRAP_METRICS:
                 runs = " ".join(row["identity"][:12] for side in sides for row in side)
-                kept = old.get((group, label, metric))
-                if kept is not None and kept["runs"] == runs and kept["against"] == first:
+                kept = old.get((*labels, metric))
+                if kept is not None and kept["runs"] == runs:
                     found.append(kept)
                 elif seeds and (made := _bootstrap(sides, metric, folders)) is not None:
-                    facts = {"group": group, "label": label, "against": first, "metric": metric}
+                    facts = dict(zip(("group", "label", "against", "metric"), (*labels, metric)))
                     found.append({**facts, "seeds": " ".join(seeds), **made, "runs": runs})
     return found
 

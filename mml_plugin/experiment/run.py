@@ -27,12 +27,9 @@ from mml_plugin.files import atomic_write, writing
 from mml_plugin.losses.checks import number
 from mml_plugin.records import EpochRecord
 from mml_plugin.registry import margins_of
+from mml_plugin.report.protocols import PROTOCOLS
 
 ENGINES = {"recbox": "mml_plugin.experiment.run_recbox", "fast": "mml_plugin.experiment.run_fast"}
-PROTOCOLS = {
-    "paper": "best epoch on the test split, as the paper and SimpleX select",
-    "held-out": "best epoch on a validation split carved from train; the test split is read once, at the end",
-}
 
 
 @dataclass(frozen=True)

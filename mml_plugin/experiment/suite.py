@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.experiment.config import Experiment, list_experiments, load_experiment
-from mml_plugin.experiment.run import ENGINES, PROTOCOLS, RunRequest, run_folder_of
+from mml_plugin.experiment.run import ENGINES, RunRequest, run_folder_of
 from mml_plugin.experiment.run_folder import RunFolder
 from mml_plugin.registry import margins_of
+from mml_plugin.report.protocols import PROTOCOLS
 
 Name = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
