@@ -100,7 +100,7 @@ class Runner:
     matcher: Matcher = field(default_factory=Matcher)
     overwrite: bool = False
     isolated: bool = True
-    on_outcome: Callable[[Outcome], None] = lambda outcome: None
+    on_outcome: Callable[[Outcome], object] = lambda outcome: None
     say: Callable[[str], None] = print
 
     def run(self, cells: Sequence[Cell]) -> list[Outcome]:

@@ -104,16 +104,21 @@ def _chosen(lines: list[Line]) -> list[Line]:
         families.setdefault(line.first.get("family") or f"\0{line.name}", []).append(line)
     found = []
     for name, members in families.items():
-        best = max(members, key=monitor) if len(members) > 1 else members[0]
+        seeds = sorted(set.intersection(*(set(line.runs) for line in members)), key=int)
+        best = max(members, key=lambda line: monitor(line, seeds or None))
         found.append(best if name.startswith("\0") else replace(best, name=name, cells=len(members)))
     return found
 
 
-def monitor(line: Line) -> float:
-    """The mean of what a run is selected by: on validation where there is one, otherwise as reported."""
+def monitor(line: Line, seeds: Iterable[str] | None = None) -> float:
+    """The mean of what a run is selected by: on validation where there is one, otherwise as reported.
+
+    Cells are compared over the seeds that all of them have: the chosen one's further seeds do not count for it.
+    """
     name = line.first["monitor"]
-    value = line.mean(f"validation {name}")
-    return value if value is not None else line.mean(name) or float("-inf")
+    chosen = list(line.runs if seeds is None else seeds)
+    value = line.mean(f"validation {name}", chosen)
+    return value if value is not None else line.mean(name, chosen) or float("-inf")
 
 
 def shared_seeds(first: Line, second: Line) -> list[str]:
