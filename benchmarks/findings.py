@@ -346,8 +346,8 @@ def findings(pool: Pool) -> str:
         RULE,
         *claims(pool),
         "## Is it the margins, or the weight?",
-        "Held-out protocol. CCL was kept at weight 150 and margin 0.9, tuned for 800 negatives; here both sides got the "
-        "same number of tuning cells.",
+        "Held-out protocol. CCL was kept at weight 150 and margin 0.9, tuned for 800 negatives; here both sides got "
+        "the same number of tuning cells.",
         ablation(pool),
         "## CCL, BSL and MML under the held-out protocol",
         "Selected on validation; test read once.",

@@ -26,9 +26,9 @@ class Engine(Backend):
     index_dtype = torch.int32
 
     def __init__(self) -> None:
-        # Starting numba's OpenMP workers resets OpenMP's count, which is torch's too.
         threads = torch.get_num_threads()
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+        # Numba's threads, on their start, set the number of threads of an OpenMP runtime that torch may share.
         torch.set_num_threads(threads)
         self._filters: dict[int, tuple[Positives, tuple[np.ndarray, ...]]] = {}
         self._scratch: dict[str, np.ndarray] = {}
