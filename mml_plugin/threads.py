@@ -11,10 +11,10 @@ SHORT = "1000"
 def spin_less_when_busy() -> bool:
     """On a machine that others keep busy, let threads that wait sleep almost at once; returns whether it did.
 
-    Between a step's kernels, threads wait for tens of microseconds, and on an idle machine spinning is the faster way to
-    wait. Where other programs want the same cores, a spinning thread takes the core from the very thread it waits for,
-    and a training becomes many times slower. Does nothing where the user has decided (``ANY_OF``), and nothing after
-    torch has been imported: the runtime reads its environment once.
+    Between a step's kernels, threads wait for tens of microseconds, and on an idle machine spinning is the faster way
+    to wait. Where other programs want the same cores, a spinning thread takes the core from the very thread it waits
+    for, and a training becomes many times slower. Does nothing where the user has decided (``ANY_OF``), and nothing
+    after torch has been imported: the runtime reads its environment once.
     """
     if any(name in os.environ for name in ANY_OF) or not hasattr(os, "getloadavg"):
         return False
