@@ -123,7 +123,7 @@ def _parse_override(text: str) -> tuple[str, Value]:
         raise UserError(f"--set {text!r}: write key=value")
     try:
         return key.strip(), Value(yaml.safe_load(value), f"--set {text}")
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # a ValueError is a date that the calendar lacks, or a number that is none
         raise UserError(f"--set {text!r}: the value is not valid YAML") from None
 
 
@@ -166,6 +166,8 @@ def _checked(expid: str, written: Mapping[str, Value]) -> dict[str, Any]:
         typed = Keys(**plain).model_dump(exclude_unset=True)
     except ValidationError as error:
         raise UserError(_sentence(expid, error, where)) from None
+    # An empty value means the default; recbox would be handed the None. Inside feature_cols null has a meaning.
+    typed = {key: value for key, value in typed.items() if value is not None}
     params = {**typed, **_loss_params(given, where), "model_id": expid}
     for key in ("model_root", "verbose", "num_workers", "monitor_mode"):
         params.setdefault(key, Keys.model_fields[key].default)
