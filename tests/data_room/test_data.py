@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mml_plugin.cli import main
 from mml_plugin.data import catalog, convert, split, synthetic
 from mml_plugin.data.check import check, statistics
 from mml_plugin.data.importing import import_csv, import_dataset
@@ -195,6 +196,22 @@ def test_a_known_name_must_hold_the_known_data(tmp_path, monkeypatch):
     assert "another order" in json.loads((folder / "dataset.json").read_text())["notes"][0]
     with pytest.raises(UserError, match="already there; --overwrite replaces it"):
         import_dataset("yelp18", source, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../other", "a/b", ".hidden", "-x"])
+def test_a_name_never_reaches_beyond_its_folder(tmp_path, name, capsys):
+    text(tmp_path, "train.txt", "0 1 2\n")
+    text(tmp_path, "test.txt", "0 3\n")
+    root = tmp_path / "root"
+    import_dataset("mine", tmp_path, root)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="cannot name a data set"):
+        import_dataset(name, tmp_path, root, overwrite=True)
+    with pytest.raises(UserError, match="cannot name a data set"):
+        import_csv(name, tmp_path / "a.csv", tmp_path / "b.csv", root, overwrite=True)
+    assert main(["data", "synth", f"--name={name}", "--root", str(root), "--overwrite"]) == 2
+    assert "cannot name a data set" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_statistics_by_hand(tmp_path):
