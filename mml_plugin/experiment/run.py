@@ -124,8 +124,8 @@ def run(request: RunRequest) -> RunFolder:
             ``overwrite``, an unfinished one without ``resume`` or ``overwrite``.
         KeyboardInterrupt: after Ctrl-C, with the way to resume logged.
     """
-    _check_choice("engine", request.engine, ENGINES)
-    _check_choice("protocol", request.protocol, PROTOCOLS)
+    check_choice("engine", request.engine, ENGINES)
+    check_choice("protocol", request.protocol, PROTOCOLS)
     if request.protocol == "paper" and request.valid_share != RunRequest.valid_share:
         raise UserError("--valid-share is for --protocol held-out; the protocol paper has no validation split")
     experiment = load_experiment(request.config_dir, request.expid, request.overrides)
@@ -175,7 +175,8 @@ def _override_hash(experiment: Experiment, request: RunRequest) -> str:
     return canonical_hash(changes) if changes else ""
 
 
-def _check_choice(what: str, value: str, known: dict[str, str]) -> None:
+def check_choice(what: str, value: str, known: dict[str, str]) -> None:
+    """Raise a :class:`UserError` with the nearest name for a flag's value that is not among the known ones."""
     if value not in known:
         raise UserError(f"--{what} {value!r} is unknown; {nearest(value, known)}")
 
