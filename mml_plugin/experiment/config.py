@@ -274,6 +274,8 @@ def _check_columns(columns: list[dict[str, Any]], where: str, params: Mapping[st
             raise UserError(f"{where}: share_embedding {shared!r} must name an earlier column; {hint}")
         earlier += column["name"] if isinstance(column["name"], list) else [column["name"]]
     needed = [params["query_index"], params["corpus_index"]]
+    if needed[0] == needed[1]:
+        raise UserError(f"{where}: query_index and corpus_index are both {needed[0]!r}: users and items need one each")
     if params["model"] == "SimpleX":
         fields = ("user_id", "item_id", "user_history")
         needed += [params.get(f"{field}_field") or field for field in fields]

@@ -154,6 +154,9 @@ BAD = [
     ("MF_yelp_mml", ("data_block_size=5",), "does not work in recbox"),
     ("MF_yelp_mml", ("nonsense",), "write key=value"),
     ("MF_yelp_mml", ("epochs=[1",), "is not valid YAML"),
+    ("MF_yelp_mml", ("learning_rate=.inf",), "learning_rate input should be a finite number, got inf"),
+    ("MF_yelp_mml", ("monitor={'Recall(k=20)': .nan}",), "monitor input should be .*nan"),
+    ("MF_yelp_mml", ("query_index=corpus_index",), "are both 'corpus_index': users and items need one each"),
     ("MF_yelp_mml", ("learning_rate=2001-99-99",), "is not valid YAML"),
 ]
 
