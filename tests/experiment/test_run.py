@@ -204,6 +204,31 @@ def test_a_refused_run_leaves_no_folder(engine, home, tmp_path, monkeypatch, cap
     assert not Path("cli").exists()
 
 
+def test_text_and_csv_that_differ_are_refused(home, tmp_path, monkeypatch, capsys):
+    shutil.copytree(home / "data" / "synth", tmp_path / "data" / "synth")
+    monkeypatch.chdir(tmp_path)
+    lines = Path("data/synth/train.csv").read_text().splitlines(keepends=True)
+    Path("data/synth/train.csv").write_text("".join(lines[:-3]))
+    assert command() == 2
+    assert "train.csv and train.txt hold different interactions" in capsys.readouterr().err
+    assert not Path("cli").exists()
+
+
+def test_what_a_killed_process_left_goes_with_the_next(home, tmp_path, monkeypatch):
+    shutil.copytree(home / "data" / "synth", tmp_path / "data" / "synth")
+    monkeypatch.chdir(tmp_path)
+    assert command() == 0
+    folder = next(path for path in Path("cli/MF_tiny_ccl").iterdir() if path.is_dir())
+    (folder / "scratch").mkdir()
+    (folder / "scratch" / "users.csv").write_text("half")
+    cache = next(path for path in Path("data/.cache/recbox").iterdir() if path.is_dir())
+    cache.rename(cache.with_name(f".{cache.name}.abcd"))
+    assert command("--overwrite") == 0
+    assert not (folder / "scratch").exists()
+    assert [path.name for path in Path("data/.cache").iterdir()] == ["recbox"]
+    assert [path.name for path in Path("data/.cache/recbox").iterdir() if path.is_dir()] == [cache.name]
+
+
 def test_a_run_that_trained_keeps_its_folder_when_it_is_refused():
     assert command("--runs", "kept", "--set", "epochs=1") == 0
     folder = next(path for path in Path("kept/MF_tiny_ccl").iterdir() if path.is_dir())
