@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
 from dataclasses import dataclass
 
 import torch
@@ -25,21 +26,27 @@ class BackendInfo:
         module: where its class ``Engine`` is.
         devices: device types that it runs on.
         needs: a package it needs, "" for none.
+        comes: how that package is installed.
         capability: the least CUDA compute capability.
+        interpreter: an environment variable that, set to 1, lets it run on a CPU as well; for tests.
     """
 
     name: str
     module: str
     devices: tuple[str, ...]
     needs: str = ""
+    comes: str = "pip install 'mml_plugin[fast]'"
     capability: tuple[int, int] = (0, 0)
+    interpreter: str = ""
 
     def obstacle(self, device: torch.device) -> str:
         """Why it cannot run on the device; "" when it can."""
-        if device.type not in self.devices:
-            return f"it runs on {' and '.join(self.devices)}, not on {device.type}"
+        interpreted = device.type == "cpu" and self.interpreter and os.environ.get(self.interpreter) == "1"
+        if device.type not in self.devices and not interpreted:
+            tests = f" (in tests {self.interpreter}=1 lets it)" if self.interpreter and device.type == "cpu" else ""
+            return f"it runs on {' and '.join(self.devices)}, not on {device.type}{tests}"
         if self.needs and importlib.util.find_spec(self.needs) is None:
-            return f"the package {self.needs} is not installed (pip install 'mml_plugin[fast]')"
+            return f"the package {self.needs} is not installed ({self.comes})"
         if device.type == "cuda" and torch.cuda.get_device_capability(device) < self.capability:
             have = ".".join(map(str, torch.cuda.get_device_capability(device)))
             return f"it needs compute capability {'.'.join(map(str, self.capability))} and this GPU has {have}"
@@ -48,7 +55,15 @@ class BackendInfo:
 
 KNOWN = (
     BackendInfo("numba", "numba_cpu", ("cpu",), needs="numba"),
-    BackendInfo("triton", "triton_gpu", ("cuda",), needs="triton", capability=(7, 5)),
+    BackendInfo(
+        "triton",
+        "triton_gpu",
+        ("cuda",),
+        needs="triton",
+        comes="torch's CUDA builds for Linux bring it along",
+        capability=(7, 5),
+        interpreter="TRITON_INTERPRET",
+    ),  # fmt: skip
     BackendInfo("torch", "torch_any", ("cpu", "cuda")),
     BackendInfo("reference", "reference", ("cpu", "cuda")),
 )
