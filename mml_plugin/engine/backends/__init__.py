@@ -63,7 +63,7 @@ KNOWN = (
         comes="torch's CUDA builds for Linux bring it along",
         capability=(7, 5),
         interpreter="TRITON_INTERPRET",
-    ),  # fmt: skip
+    ),
     BackendInfo("torch", "torch_any", ("cpu", "cuda")),
     BackendInfo("reference", "reference", ("cpu", "cuda")),
 )

@@ -126,6 +126,10 @@ class Backend(ABC):
     name: str = ""
     index_dtype: torch.dtype = torch.int64
 
+    def may_wait(self, data: Tensor) -> bool:
+        """Whether the host may look at the data before it goes on; for a GPU that would be a wait in every step."""
+        return not data.is_cuda
+
     @abstractmethod
     def draw_items(
         self,
@@ -214,7 +218,7 @@ class Backend(ABC):
     def bands(self, y: Tensor, grad: Tensor, thresholds: Tensor, counts: Tensor, sums: Tensor) -> None:
         """Add to ``counts[K+1]`` the negatives in each band and to ``sums[K+1]`` their ``|dL/dy|``."""
         band = torch.bucketize(y[:, 1:].contiguous(), thresholds).flatten()
-        if y.is_cuda:
+        if not self.may_wait(y):
             _add_bands(band, grad[:, 1:].abs().flatten(), counts, sums)
             return
         counts += torch.bincount(band, minlength=len(counts))

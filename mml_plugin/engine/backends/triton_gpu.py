@@ -1,9 +1,9 @@
 """The GPU backend: Triton's kernels on the tensors' own memory, and nothing that waits for the device.
 
-Deterministic are draws, dropout, shuffling, scores, the user gradient, norms and Adam. The item gradient, the gradient of
-user and history rows and the bands' |dL/dn| are summed by atomic adds, whose order is the hardware's: two runs agree to
-rounding. With ``TRITON_INTERPRET=1`` set before Triton is imported, the same kernels run on CPU tensors, one program
-after the other, for tests.
+Draws, dropout, shuffling, scores, the user gradient, norms and Adam are deterministic. The gradients of item, user and
+history rows and the bands' |dL/dn| are summed by atomic adds in the order of the hardware: two runs agree to rounding.
+With ``TRITON_INTERPRET=1`` set before Triton is imported, the same kernels run on CPU tensors, one program after the
+other, for tests.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ ROUNDS = tl.constexpr(philox.ROUNDS)
 def _words(row, slot, epoch, attempt, key):
     """Word ``slot`` mod 4 of the counter (row, slot div 4, epoch, attempt), as int64; ``key`` is seed + stream * 2^32.
 
-    All operands are blocks of one shape; each lane computes four words and keeps one, which costs less than moving them.
+    All operands are blocks of one shape; a lane computes four words and keeps one, which is less than moving them.
     """
     w0, w1, w2, w3 = tl.philox(
         key, row.to(tl.uint32), (slot // 4).to(tl.uint32), epoch.to(tl.uint32), attempt.to(tl.uint32), ROUNDS
@@ -200,9 +200,8 @@ def user_vectors(
         n = tl.where(norm > tl.load(floor), 1 / norm, tl.load(floor + 1))
         v *= n[:, None]
         tl.store(inverse + b, n, mask=inside)
-    if MASKED:
-        if not DROPOUT_FIRST:
-            v *= factor
+    if MASKED and not DROPOUT_FIRST:
+        v *= factor
     tl.store(out + b[:, None] * dim + c[None, :], v, mask=there)
 
 
@@ -226,15 +225,13 @@ def add_user_gradient(
     if NORMALIZED:
         n = tl.load(inverse + b, mask=inside, other=0.0)
         unit = tl.load(table + place, mask=there, other=0.0) * n[:, None]
-        if MASKED:
-            if DROPOUT_FIRST:
-                unit *= factor
+        if MASKED and DROPOUT_FIRST:
+            unit *= factor
         along = tl.sum(g * unit, axis=1)
         along = tl.where(n < tl.load(floor + 1), along, 0.0)
         g = (g - along[:, None] * unit) * n[:, None]
-    if MASKED:
-        if DROPOUT_FIRST:
-            g *= factor
+    if MASKED and DROPOUT_FIRST:
+        g *= factor
     tl.atomic_add(out + place, g, mask=there, sem="relaxed")
     tl.store(touched + row, (row * 0 + 1).to(tl.uint8), mask=inside)
 
@@ -302,7 +299,7 @@ def adam(
 
 @triton.jit
 def adam_constants(step, rate, logarithms, out):
-    """out = (rate, epsilon) with the bias correction of ``step``; ``logarithms`` are log2 beta1, log2 beta2, epsilon."""
+    """out = (rate, epsilon), bias corrected, of a ``step``; ``logarithms`` are log2 of both betas, and epsilon."""
     t = tl.load(step)
     root = tl.sqrt(1 - tl.exp2(t * tl.load(logarithms + 1)))
     tl.store(out, tl.load(rate) * root / (1 - tl.exp2(t * tl.load(logarithms))))
