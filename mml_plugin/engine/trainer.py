@@ -40,7 +40,9 @@ class HistorySource(Protocol):
 
     max_len: int
 
-    def of_rows(self, rows: Tensor, users: Tensor) -> RaggedHistories: ...
+    def of_rows(self, rows: Tensor, users: Tensor, total: int | None = None) -> RaggedHistories: ...
+
+    def row_lengths(self, users: Tensor) -> Tensor: ...
 
     def of_users(self, users: Tensor) -> RaggedHistories: ...
 
@@ -279,36 +281,46 @@ class Trainer:
             self._current.fill_(epoch)
         else:
             self._current = epoch
-        for rows in self._row_batches(epoch):
-            yield self._run(rows)
+        for rows, total in self._row_batches(epoch):
+            yield self._run(rows) if total is None else self._train_on(rows, total)
 
-    def _train_on(self, rows: Tensor) -> StepResult:
+    def _train_on(self, rows: Tensor, history_total: int | None = None) -> StepResult:
         """Train on the training rows ``[B]`` in the current epoch."""
-        result = self.step(self.batch(self._current, rows))
+        result = self.step(self.batch(self._current, rows, history_total))
         self.tally.add(result)
         return result
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch, all draws made."""
-        return (self.batch(epoch, rows) for rows in self._row_batches(epoch))
+        return (self.batch(epoch, rows, total) for rows, total in self._row_batches(epoch))
 
-    def _row_batches(self, epoch: int) -> Iterator[Tensor]:
-        """The training rows of an epoch's batches."""
+    def _row_batches(self, epoch: int) -> Iterator[tuple[Tensor, int | None]]:
+        """The training rows of an epoch's batches, and their histories' length where the host would wait for it."""
         settings = self.settings
         if settings.shuffle:
             rows = self.backend.shuffled(len(self.data.users), settings.seed, epoch, self.device)
         else:
             rows = torch.arange(len(self.data.users), device=self.device)
-        for number in range(self.batches_per_epoch):
-            yield rows[number * settings.batch_size : (number + 1) * settings.batch_size]
+        parts = rows.split(settings.batch_size)[: self.batches_per_epoch]
+        yield from zip(parts, self._history_totals(rows, len(parts)))
 
-    def batch(self, epoch: int | Tensor, rows: Tensor) -> Batch:
-        """The batch of training rows ``[B]`` in an epoch."""
+    def _history_totals(self, rows: Tensor, batches: int) -> list[int | None]:
+        """The summed length of each batch's histories, asked of a GPU once an epoch; None where nobody needs it."""
+        history, size = self.data.history, self.settings.batch_size
+        if not self.tower.needs_history or history is None or self.backend.may_wait(rows):
+            return [None] * batches
+        lengths = history.row_lengths(self.data.users[rows])
+        return [int(total) for total in torch.stack([part.sum() for part in lengths.split(size)[:batches]]).tolist()]
+
+    def batch(self, epoch: int | Tensor, rows: Tensor, history_total: int | None = None) -> Batch:
+        """The batch of training rows ``[B]`` in an epoch; ``history_total`` as :meth:`HistorySource.of_rows` has it."""
         data, settings = self.data, self.settings
         users = data.users[rows]
         positive = data.item_ids[data.items[rows]]
         index = self.sampler.index(epoch, rows, users, positive, settings.num_negs)
-        history = data.history.of_rows(rows, users) if self.tower.needs_history and data.history else None
+        history = (
+            data.history.of_rows(rows, users, history_total) if self.tower.needs_history and data.history else None
+        )
         return Batch(
             data.user_ids[users],
             index,
