@@ -74,6 +74,11 @@ class _Recorder(TorchDispatchMode):
         return self._graph.record(function, args, kwargs or {})
 
 
+def watching_for_waits():
+    """Within this, what would make the host wait for a device is an error; everything else is done as ever."""
+    return _Recorder(RecordedGraph())
+
+
 def recording_launch(launch):
     """A kernel launcher that a capture notes like a tensor operation."""
 

@@ -13,7 +13,7 @@ from mml_plugin.engine.backends import torch_any
 from mml_plugin.engine.cuda_graph import GraphedStep
 
 from .fed import make_trainer
-from .recorded import RecordedGraph
+from .recorded import RecordedGraph, watching_for_waits
 
 CPU = torch.device("cpu")
 
@@ -156,3 +156,15 @@ def test_the_rest_trains_without_a_graph(name, backend, changes, reason, golden_
     said = [record.getMessage() for record in caplog.records if "CUDA graph" in record.getMessage()]
     assert len(said) == 1
     assert re.search(reason, said[0])
+
+
+@pytest.mark.parametrize("name", ["MF_ccl", "MF_softmax", "SimpleX_mean_bias_ccl", "SimpleX_satt_ccl"])
+def test_no_step_waits_for_the_device(name, golden_params):
+    steps = trainer(golden_params, name, attention_dropout=0.2).steps(1)
+    next(steps)  # the epoch's order, and the lengths of its histories, are asked for
+    with watching_for_waits():
+        assert len(list(steps)) == 23
+    waiting = trainer(golden_params, name, "reference").steps(1)
+    next(waiting)
+    with watching_for_waits(), pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+        next(waiting)
