@@ -102,8 +102,9 @@ class FusedAdam:
         """Clip, step, clear the gradients."""
         clip = self._clip()
         constants = self._constants()
-        for name, state in self.states.items():
-            self._keep(name, self.backend.adam(state, constants, clip))
+        stepped = self.backend.adam(list(self.states.values()), constants, clip)
+        for name, square in zip(self.states, stepped):
+            self._keep(name, square)
 
     def _constants(self) -> AdamConstants:
         """Count the step."""
@@ -116,9 +117,7 @@ class FusedAdam:
     def _clip(self) -> Tensor | float:
         if math.isinf(self.max_norm):
             return 1.0
-        squared: Tensor | float = 0.0
-        for name, state in self.states.items():
-            squared = squared + self.backend.squared_gradient_norm(state, self._squares[name])
+        squared = self.backend.squared_gradient_norm(list(self.states.values()), list(self._squares.values()))
         if isinstance(squared, Tensor):
             return (self.max_norm / (squared.clamp_min(0).sqrt() + 1e-6)).clamp_max(1)
         return min(1.0, self.max_norm / (math.sqrt(max(squared, 0.0)) + 1e-6))

@@ -186,11 +186,11 @@ def test_steps_of_adam_with_clipping_and_decay(triton, reference, dtype, shape):
         norms = []
         for which, (backend, state) in enumerate(((triton, ours), (reference, theirs))):
             backend.add_rows(rows, values * step, state)
-            norms.append(float(backend.squared_gradient_norm(state, squares[which])))
+            norms.append(float(backend.squared_gradient_norm([state], [squares[which]])))
         assert norms[0] == pytest.approx(norms[1], rel=1e-12 if exact else 1e-5)
         clip = torch.full((), 0.3, dtype=torch.float64)
-        squares[0] = float(triton.adam(ours, triton.adam_constants(count, rate), clip))
-        squares[1] = float(reference.adam(theirs, AdamConstants.at(step, 0.01), 0.3))
+        squares[0] = float(triton.adam([ours], triton.adam_constants(count, rate), clip)[0])
+        squares[1] = float(reference.adam([theirs], AdamConstants.at(step, 0.01), 0.3)[0])
         assert squares[0] == pytest.approx(squares[1], rel=1e-12 if exact else 1e-5)
         for name in ("weight", "first", "second", "squared_norms"):
             assert torch.allclose(getattr(ours, name), getattr(theirs, name), **close), name
@@ -210,7 +210,7 @@ def test_constants_of_any_step(triton):
 def test_an_infinite_gradient_is_cleared(triton):
     (state, _), rows, values = states(torch.float32, (4, 3))
     triton.add_rows(rows, values * float("inf"), state)
-    triton.adam(state, AdamConstants.at(1, 0.1), 1.0)
+    triton.adam([state], AdamConstants.at(1, 0.1), 1.0)
     assert not state.grad.any()
 
 

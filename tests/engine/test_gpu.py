@@ -135,12 +135,12 @@ def test_steps_of_adam(backend, gpu, dtype, close, shape):
         count += 1
         backend.add_rows(rows.to(gpu), values.to(gpu), ours)
         reference.add_rows(rows, values, theirs)
-        norms = backend.squared_gradient_norm(ours, square[0]), reference.squared_gradient_norm(theirs, square[1])
+        norms = backend.squared_gradient_norm([ours], square[:1]), reference.squared_gradient_norm([theirs], square[1:])
         assert float(norms[0]) == pytest.approx(float(norms[1]), rel=close)
         clip = torch.full((), 0.3, dtype=torch.float64, device=gpu)
         square = (
-            backend.adam(ours, backend.adam_constants(count, rate), clip),
-            reference.adam(theirs, AdamConstants.at(step, 0.01), 0.3),
+            backend.adam([ours], backend.adam_constants(count, rate), clip)[0],
+            reference.adam([theirs], AdamConstants.at(step, 0.01), 0.3)[0],
         )
         assert float(square[0]) == pytest.approx(float(square[1]), rel=close)
     for name in ("weight", "first", "second", "squared_norms", "grad", "touched"):

@@ -69,8 +69,8 @@ def launches(monkeypatch, dtype, dim):
     for mask, normalized, first in ((None, True, False), (None, False, False), (user, True, True), (user, True, False)):
         engine.plain_users(state.weight, rows, mask, normalized, first).backward(user, state)
     engine.add_rows(rows, user, state)
-    engine.squared_gradient_norm(state, 1.0)
-    engine.adam(state, AdamConstants.at(1, 0.1), 1.0)
+    engine.squared_gradient_norm([state], [1.0])
+    engine.adam([state], AdamConstants.at(1, 0.1), 1.0)
     engine.adam_constants(*torch.ones(2, dtype=torch.float64))
     engine.inverse_norms(state)
     engine.bands(grad, grad, *(torch.zeros(n, dtype=t) for n, t in ((3, dtype), (4, torch.int64), (4, torch.float64))))

@@ -9,6 +9,7 @@ other, for tests.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -204,21 +205,32 @@ class Engine(Backend):
             rows, values.contiguous(), state.grad, state.touched, len(rows), values.shape[1], R=tile, D=dim,
         )  # fmt: skip
 
-    def squared_gradient_norm(self, state: TableState, squared_weight: Tensor | float) -> Tensor:
-        rows, dim = rows_of(state.weight)
-        parts = self._parts(state, rows)
-        launch(
-            kernels.gradient_norms, (len(parts),),
-            state.weight, state.grad, state.touched, self._numbers((state.decay,), state.weight), parts,
-            *state.weight.shape, R=rows, D=dim,
-        )  # fmt: skip
-        return parts.sum() + state.decay**2 * squared_weight
+    def squared_gradient_norm(self, states: Sequence[TableState], squared_weights: Sequence[Tensor | float]) -> Tensor:
+        whole, parts = self._parts(states)
+        for state, part in zip(states, parts):
+            rows, dim = rows_of(state.weight)
+            launch(
+                kernels.gradient_norms, (len(part),),
+                state.weight, state.grad, state.touched, self._numbers((state.decay,), state.weight), part,
+                *state.weight.shape, R=rows, D=dim,
+            )  # fmt: skip
+        total = whole.sum()
+        for state, squared in zip(states, squared_weights):
+            if state.decay:
+                total = total + state.decay**2 * squared
+        return total
 
-    def adam(self, state: TableState, constants: AdamConstants, clip: Tensor | float) -> Tensor:
-        weight = state.weight
+    def adam(
+        self, states: Sequence[TableState], constants: AdamConstants, clip: Tensor | float
+    ) -> list[Tensor | float]:
+        _, parts = self._parts(states)
+        for state, part in zip(states, parts):
+            self._step_one(state, part, constants, clip)
+        return [part.sum() for part in parts]
+
+    def _step_one(self, state: TableState, parts: Tensor, constants: AdamConstants, clip: Tensor | float) -> None:
+        weight, beta1, beta2 = state.weight, constants.beta1, constants.beta2
         rows, dim = rows_of(weight)
-        parts = self._parts(state, rows)
-        beta1, beta2 = constants.beta1, constants.beta2
         launch(
             kernels.adam, (len(parts),),
             weight, state.grad, state.first, state.second, state.touched, state.squared_norms, parts,
@@ -226,12 +238,12 @@ class Engine(Backend):
             self._number(constants.rate, weight), self._number(constants.epsilon, weight), self._number(clip, weight),
             *weight.shape, R=rows, D=dim,
         )  # fmt: skip
-        return parts.sum()
 
-    def _parts(self, state: TableState, rows: int) -> Tensor:
-        """Room for one float64 per program."""
-        count = triton.cdiv(len(state.weight), rows)
-        return torch.empty(count, dtype=torch.float64, device=state.weight.device)
+    def _parts(self, states: Sequence[TableState]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Room for one float64 per program, and each state's share of it."""
+        counts = [triton.cdiv(len(state.weight), rows_of(state.weight)[0]) for state in states]
+        whole = torch.empty(sum(counts), dtype=torch.float64, device=states[0].weight.device)
+        return whole, whole.split(counts)
 
     def adam_constants(self, step: Tensor, rate: Tensor) -> AdamConstants:
         out = torch.empty(2, dtype=torch.float64, device=step.device)
