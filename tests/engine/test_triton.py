@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,15 +51,16 @@ def launches(monkeypatch, dtype, dim):
     seen = []
     monkeypatch.setattr(triton_gpu, "launch", lambda kernel, grid, *a, **k: seen.append((kernel, a, k)))
     engine = triton_gpu.Engine()
-    rows, index = torch.arange(8), torch.zeros(8, 6, dtype=torch.int32)
-    user, grad = torch.ones(8, dim, dtype=dtype), torch.zeros(8, 6, dtype=dtype)
+    negatives = min(dim, 5)
+    rows, index = torch.arange(8), torch.zeros(8, 1 + negatives, dtype=torch.int32)
+    user, grad = torch.ones(8, dim, dtype=dtype), torch.zeros(8, 1 + negatives, dtype=dtype)
     state = TableState.of(nn.Parameter(torch.ones(9, dim, dtype=dtype)), 0.1)
     positives = Positives(torch.tensor([0, 3]), torch.tensor([1, 2, 3]))
     for cumulative in (None, torch.full((9,), 2**32)):
         for excluded in (None, positives):
             engine.draw_items(
-                rows, rows, 5, seed=3, epoch=1, num_items=9, item_ids=torch.arange(9).int(), cumulative=cumulative,
-                positives=excluded, out=index,
+                rows, rows, negatives, seed=3, epoch=1, num_items=9, item_ids=torch.arange(9).int(),
+                cumulative=cumulative, positives=excluded, out=index,
             )  # fmt: skip
     engine.shuffled(5, 1, 1, CPU)
     engine.dropout(rows, dim, 0.1, seed=1, stream=3, epoch=2, dtype=dtype)
@@ -82,6 +84,7 @@ def launches(monkeypatch, dtype, dim):
     ("capability", "dtype", "dim"),
     [
         (75, torch.float32, 64),
+        pytest.param(75, torch.float32, 1, marks=pytest.mark.slow),
         pytest.param(75, torch.float64, 41, marks=pytest.mark.slow),
         pytest.param(90, torch.float32, 64, marks=pytest.mark.slow),
         pytest.param(90, torch.float64, 41, marks=pytest.mark.slow),
@@ -96,6 +99,9 @@ def test_every_kernel_compiles_without_a_gpu(capability, dtype, dim, monkeypatch
     compiled = set()
     for kernel, arguments, constants in launches(monkeypatch, dtype, dim):
         types = [TYPES[a.dtype] if isinstance(a, torch.Tensor) else ("i64" if a >= 2**31 else "i32") for a in arguments]
+        # Triton makes an integer of 1 a constant of the kernel.
+        ones = {name: 1 for name, a in zip(kernel.arg_names, arguments) if not isinstance(a, torch.Tensor) and a == 1}
+        constants = {**constants, **ones}
         signature = {**dict(zip(kernel.arg_names, types)), **dict.fromkeys(constants, "constexpr")}
         key = (kernel.__name__, *signature.items(), *constants.items())
         if key not in compiled:
@@ -137,8 +143,17 @@ def test_below_7_5_the_torch_backend_takes_over_and_says_so_once(capability, old
         backends.select("triton", old_gpu(capability))
 
 
+def test_without_a_compiler_the_torch_backend_takes_over(old_gpu, monkeypatch, caplog):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with caplog.at_level("INFO"):
+        assert backends.select("auto", old_gpu((9, 0))).name == "torch"
+    assert "neither gcc nor clang is on the PATH" in caplog.messages[0]
+
+
 @installed
-def test_from_7_5_on_triton_is_taken(old_gpu, caplog):
+def test_from_7_5_on_triton_is_taken(old_gpu, monkeypatch, caplog):
+    monkeypatch.setattr(backends, "_cannot_build", lambda: "")
     with caplog.at_level("INFO"):
         assert backends.select("auto", old_gpu((7, 5))).name == "triton"
     assert [record.getMessage() for record in caplog.records] == ["Backend triton on cuda:0 (picked by auto)"]

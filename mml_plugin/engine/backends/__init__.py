@@ -9,7 +9,10 @@ import importlib
 import importlib.util
 import logging
 import os
+import shutil
+import sysconfig
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -28,6 +31,7 @@ class BackendInfo:
         needs: a package it needs, "" for none.
         comes: how that package is installed.
         capability: the least CUDA compute capability.
+        builds: whether it builds a C extension when it first runs.
         interpreter: an environment variable that, set to 1, lets it run on a CPU as well; for tests.
     """
 
@@ -37,6 +41,7 @@ class BackendInfo:
     needs: str = ""
     comes: str = "pip install 'mml_plugin[fast]'"
     capability: tuple[int, int] = (0, 0)
+    builds: bool = False
     interpreter: str = ""
 
     def obstacle(self, device: torch.device) -> str:
@@ -50,7 +55,18 @@ class BackendInfo:
         if device.type == "cuda" and torch.cuda.get_device_capability(device) < self.capability:
             have = ".".join(map(str, torch.cuda.get_device_capability(device)))
             return f"it needs compute capability {'.'.join(map(str, self.capability))} and this GPU has {have}"
-        return ""
+        return _cannot_build() if self.builds and not interpreted else ""
+
+
+def _cannot_build() -> str:
+    """What building a C extension lacks; "" for nothing."""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "it builds its launchers with a C compiler, and neither gcc nor clang is on the PATH"
+    scheme = sysconfig.get_default_scheme()
+    include = sysconfig.get_path("include", "posix_prefix" if scheme == "posix_local" else scheme)
+    if not Path(include, "Python.h").is_file():
+        return f"it builds its launchers with Python.h, which {include} lacks (Debian has it in python3-dev)"
+    return ""
 
 
 KNOWN = (
@@ -62,6 +78,7 @@ KNOWN = (
         needs="triton",
         comes="torch's CUDA builds for Linux bring it along",
         capability=(7, 5),
+        builds=True,
         interpreter="TRITON_INTERPRET",
     ),
     BackendInfo("torch", "torch_any", ("cpu", "cuda")),
