@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mml_plugin.engine.backends.base import AdamConstants, Backend, TableState
+from mml_plugin.engine.backends.base import CLIP_EPSILON, AdamConstants, Backend, TableState
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ class FusedAdam:
             return 1.0
         squared = self.backend.squared_gradient_norm(list(self.states.values()), list(self._squares.values()))
         if isinstance(squared, Tensor):
-            return (self.max_norm / (squared.clamp_min(0).sqrt() + 1e-6)).clamp_max(1)
-        return min(1.0, self.max_norm / (math.sqrt(max(squared, 0.0)) + 1e-6))
+            return self.backend.clip_factor(squared, self.max_norm)
+        return min(1.0, self.max_norm / (math.sqrt(max(squared, 0.0)) + CLIP_EPSILON))
 
     def state_dict(self) -> dict[str, Any]:
         """Moments, step count and rate."""

@@ -207,6 +207,16 @@ def test_constants_of_any_step(triton):
         assert float(made.epsilon) == pytest.approx(wanted.epsilon, rel=1e-11)
 
 
+def test_clip_factors(triton, reference):
+    for squared in (0.0, -1e-30, 1.0, 99.9, 100.0, 1e9, float("inf")):
+        value = torch.full((), squared, dtype=torch.float64)
+        wanted = min(1.0, 10 / (max(squared, 0.0) ** 0.5 + 1e-6))
+        assert float(triton.clip_factor(value, 10.0)) == pytest.approx(wanted, rel=1e-14)
+        assert float(reference.clip_factor(value, 10.0)) == pytest.approx(wanted, rel=1e-14)
+    for backend in (triton, reference):
+        assert backend.clip_factor(torch.full((), float("nan"), dtype=torch.float64), 10.0).isnan()
+
+
 def test_an_infinite_gradient_is_cleared(triton):
     (state, _), rows, values = states(torch.float32, (4, 3))
     triton.add_rows(rows, values * float("inf"), state)

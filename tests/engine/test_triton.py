@@ -81,6 +81,7 @@ def launches(monkeypatch, dtype, dim):
         engine.plain_users(state.weight, rows, mask, normalized, first).backward(user, state)
     engine.add_rows(rows, user, state)
     engine.squared_gradient_norm([state], [1.0])
+    engine.clip_factor(torch.ones((), dtype=torch.float64), 10.0)
     engine.adam([state], AdamConstants.at(1, 0.1), 1.0)
     engine.adam_constants(*torch.ones(2, dtype=torch.float64))
     engine.inverse_norms(state)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 NORM_FLOOR = 1e-12
 # torch.optim.Adam's defaults.
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+# clip_grad_norm_'s.
+CLIP_EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,10 @@ class Backend(ABC):
         self, states: Sequence[TableState], constants: AdamConstants, clip: Tensor | float
     ) -> list[Tensor | float]:
         """Step each state on ``clip * (g + decay W)``, clear gradients, renew row norms; returns the new ``|W|^2``."""
+
+    def clip_factor(self, squared: Tensor, limit: float) -> Tensor:
+        """What brings a gradient of that squared norm down to the limit; 1 below it."""
+        return (limit / (squared.clamp_min(0).sqrt() + CLIP_EPSILON)).clamp_max(1)
 
     def adam_constants(self, step: Tensor, rate: Tensor) -> AdamConstants:
         """The constants of a step that is counted on the device, in float64 tensors of one element."""

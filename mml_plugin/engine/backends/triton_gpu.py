@@ -21,6 +21,7 @@ from mml_plugin.engine.backends import triton_kernels as kernels
 from mml_plugin.engine.backends.base import (
     BETA1,
     BETA2,
+    CLIP_EPSILON,
     EPSILON,
     NORM_FLOOR,
     AdamConstants,
@@ -207,18 +208,19 @@ class Engine(Backend):
 
     def squared_gradient_norm(self, states: Sequence[TableState], squared_weights: Sequence[Tensor | float]) -> Tensor:
         whole, parts = self._parts(states)
-        for state, part in zip(states, parts):
+        for state, squared, part in zip(states, squared_weights, parts):
             rows, dim = rows_of(state.weight)
             launch(
                 kernels.gradient_norms, (len(part),),
-                state.weight, state.grad, state.touched, self._numbers((state.decay,), state.weight), part,
-                *state.weight.shape, R=rows, D=dim,
+                state.weight, state.grad, state.touched, self._numbers((state.decay,), whole),
+                self._number(squared, whole), part, *state.weight.shape, R=rows, D=dim,
             )  # fmt: skip
-        total = whole.sum()
-        for state, squared in zip(states, squared_weights):
-            if state.decay:
-                total = total + state.decay**2 * squared
-        return total
+        return whole.sum()
+
+    def clip_factor(self, squared: Tensor, limit: float) -> Tensor:
+        out = torch.empty_like(squared)
+        launch(kernels.clip_factor, (1,), squared, self._numbers((limit, CLIP_EPSILON, 1.0), squared), out)
+        return out
 
     def adam(
         self, states: Sequence[TableState], constants: AdamConstants, clip: Tensor | float

@@ -250,8 +250,8 @@ def add_rows(ids, values, out, touched, rows, dim, R: tl.constexpr, D: tl.conste
 
 
 @triton.jit
-def gradient_norms(table, grad, touched, numbers, parts, rows, dim, R: tl.constexpr, D: tl.constexpr):
-    """parts[p] = sum over the touched of R rows of |g|^2 + 2 decay g.w; ``numbers`` begins with the decay."""
+def gradient_norms(table, grad, touched, decay, square, parts, rows, dim, R: tl.constexpr, D: tl.constexpr):
+    """parts[p] = sum over the touched of R rows of |g|^2 + 2 decay g.w; the first also gets decay^2 |W|^2."""
     r = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
     c = tl.arange(0, D)
     hit = tl.load(touched + r, mask=r < rows, other=0) != 0
@@ -259,8 +259,20 @@ def gradient_norms(table, grad, touched, numbers, parts, rows, dim, R: tl.conste
     place = r[:, None] * dim + c[None, :]
     g = tl.load(grad + place, mask=there, other=0.0)
     w = tl.load(table + place, mask=there, other=0.0)
-    by_row = tl.sum(g * (g + 2 * tl.load(numbers) * w), axis=1)
-    tl.store(parts + tl.program_id(0), tl.sum(by_row.to(tl.float64), axis=0))
+    by_row = tl.sum(g * (g + 2 * tl.load(decay).to(w.dtype) * w), axis=1)
+    total = tl.sum(by_row.to(tl.float64), axis=0)
+    if tl.program_id(0) == 0:
+        total += tl.load(decay) * tl.load(decay) * tl.load(square)
+    tl.store(parts + tl.program_id(0), total)
+
+
+@triton.jit
+def clip_factor(squared, numbers, out):
+    """out = min(1, limit / (|g| + epsilon)); ``numbers`` are limit, epsilon and 1."""
+    square = tl.load(squared)
+    # Comparisons rather than minimum and maximum, which would turn NaN into a number.
+    factor = tl.load(numbers) / (tl.sqrt(tl.where(square < 0, 0.0, square)) + tl.load(numbers + 1))
+    tl.store(out, tl.where(factor > tl.load(numbers + 2), tl.load(numbers + 2), factor))
 
 
 @triton.jit
