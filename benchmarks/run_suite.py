@@ -93,6 +93,7 @@ def chosen(cells: list[Cell], only: list[str] | None) -> list[Cell]:
 
 def work(cells: list[Cell], collector: Collector, options: argparse.Namespace) -> list[Outcome]:
     """Run what is to be run; every cell's rows are written when it ends."""
+    collector.update([])
     matcher = Matcher(any_machine=options.any_machine or options.collect)
     finished = [cell for cell in cells if cell.folder.finished]
     if options.collect:
