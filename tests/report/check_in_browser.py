@@ -82,10 +82,15 @@ def test_no_complaint_no_network_no_sideways_scrolling(browser, made, width):
     late = "e => e.getBoundingClientRect().right > innerWidth + 1"
     outside = f"[...document.querySelectorAll('p, h1, h2, h3, li, img')].filter({late})"
     assert page.evaluate(f"{outside}.map(e => e.outerHTML.slice(0, 80))") == []
-    if width == 390:
-        SCREENSHOT.parent.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=str(SCREENSHOT))
-        assert SCREENSHOT.stat().st_size > 10_000
+    page.close()
+
+
+def test_a_screenshot_is_kept(browser, tmp_path):
+    build(Spec("CCL, MML and BSL", "Made-up numbers, to look at the page.", early_stop=3), sample()).write(tmp_path)
+    page, _ = opened(browser, tmp_path / "report.html", 390)
+    SCREENSHOT.parent.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=str(SCREENSHOT), full_page=True)
+    assert SCREENSHOT.stat().st_size > 10_000
     page.close()
 
 
