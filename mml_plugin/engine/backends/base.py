@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,17 +163,35 @@ class Backend(ABC):
         """Vectors of users that are a row of a table and nothing else; None leaves them to autograd."""
         return None
 
+    def attention(
+        self, items: Tensor, key: Tensor, asked: Tensor, lengths: Tensor, mask: Tensor | None, absent: Tensor
+    ) -> Tensor | None:
+        """Pooled histories ``[B, d]``, differentiable in the first three; None leaves them to torch's own operations.
+
+        Args:
+            items, key: ``[n, d]`` the entries' vectors and keys, row after row.
+            asked: ``[B, d]`` what the keys are multiplied with.
+            lengths: ``[B]`` entries of each row.
+            mask: ``[n]`` dropout factors of the attention weights, or None.
+            absent: ``[B]`` what padding adds to each denominator.
+        """
+        return None
+
     @abstractmethod
     def add_rows(self, rows: Tensor, values: Tensor, state: TableState) -> None:
         """``state.grad[rows[k]] += values[k]`` for repeated rows too."""
 
     @abstractmethod
-    def squared_gradient_norm(self, state: TableState, squared_weight: Tensor | float) -> Tensor | float:
-        """``|g + decay W|^2`` of a table whose ``|W|^2`` is given."""
+    def squared_gradient_norm(
+        self, states: Sequence[TableState], squared_weights: Sequence[Tensor | float]
+    ) -> Tensor | float:
+        """``|g + decay W|^2`` over all states, whose ``|W|^2`` are given."""
 
     @abstractmethod
-    def adam(self, state: TableState, constants: AdamConstants, clip: Tensor | float) -> Tensor | float:
-        """Step on ``clip * (g + decay W)``, clear the gradient, renew the row norms; returns the new ``|W|^2``."""
+    def adam(
+        self, states: Sequence[TableState], constants: AdamConstants, clip: Tensor | float
+    ) -> list[Tensor | float]:
+        """Step each state on ``clip * (g + decay W)``, clear gradients, renew row norms; returns the new ``|W|^2``."""
 
     def shuffled(self, count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
         """The epoch's order of training rows, as ``sampler.shuffled`` defines it."""
