@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mml_plugin.data import synthetic
+from mml_plugin.errors import UserError
 from mml_plugin.experiment.cells import DONE, FAILED, Outcome, Runner
 from mml_plugin.experiment.collect import Collector, rebinned
 from mml_plugin.experiment.run import RunRequest, run
@@ -164,6 +165,21 @@ def test_a_failure_never_takes_an_older_result_away(home):
     assert after.cells == before
     assert after.cells[0]["state"] == DONE
     assert len(after.history) == 2
+
+
+def test_a_full_disk_is_one_sentence_and_the_old_rows_stay(home):
+    import resource
+
+    collector = collected(cells_of("MF_tiny_bsl", seeds=[5]), "full")
+    before = collector.stem.with_name("full.csv").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*full.csv: the file would be larger than the limit"):
+            collector.update([])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert collector.stem.with_name("full.csv").read_bytes() == before
 
 
 def test_other_seeds_results_stay_in_the_rows(home):

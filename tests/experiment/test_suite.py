@@ -58,7 +58,7 @@ def test_seeds_of_the_command_line_are_checked_too(tmp_path):
 
 
 def test_a_missing_suite_names_the_nearest():
-    with pytest.raises(UserError, match="there is no suite 'table5' in .*; did you mean 'table"):
+    with pytest.raises(UserError, match=r"there is no suite 'table5' in .*; did you mean 'table"):
         read_suite(SUITES / "table5.yaml")
 
 
