@@ -538,6 +538,9 @@ def _cost(document: Document, groups: Sequence[Group]) -> None:
     header = ["group", "run", "engine", "backend", "device", "training s/epoch", "evaluation s/epoch", "epochs",
               "total min", "peak GB"]  # fmt: skip
     document.blocks += [Heading("Time and memory"), Table(header, lines, 5)]
+    rows = [row for group in groups for line in group.lines for row in line.runs.values()]
+    if len({(row["processor"], row["gpu"], row["threads"]) for row in rows}) > 1:
+        document.blocks.append(Text("Runs of several machines stand here: seconds and memory compare only within one."))
 
 
 def _distinct(line: Line, column: str) -> str:

@@ -189,6 +189,21 @@ def test_a_failing_process_leaves_its_sentence(home):
     assert last_words(home / "log") == "ValueError: deep"
 
 
+def test_a_killed_process_is_said_so_and_runs_again(home, monkeypatch):
+    cells = cells_of("MF_tiny_mml")
+    real = subprocess.Popen
+
+    def killed(words, **keys):
+        return real([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], **keys)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cells_module.subprocess, "Popen", killed)
+        (outcome,) = Runner(Path("logs"), isolated=True, say=lambda text: None).run(cells)
+    assert outcome.state == FAILED
+    assert outcome.error.startswith("killed by signal 9 (out of memory?); see ")
+    assert [outcome.state for outcome in runner(cells)[0].run(cells)] == [DONE]
+
+
 def test_a_slim_run_still_makes_rows(home):
     cells = cells_of("MF_tiny_mml")
     run, collector = runner(cells)

@@ -147,6 +147,14 @@ def test_bands_on_other_margins_are_said_not_shown():
     assert "98.000 %" in text
 
 
+def test_several_machines_are_said():
+    rows = sample(labels=("CCL", "MML"), seeds=(1,))
+    said = "Runs of several machines stand here"
+    assert said not in build(Spec("T"), rows).markdown()
+    rows.cells[0]["gpu"] = "A GPU"
+    assert said in build(Spec("T"), rows).markdown()
+
+
 def test_metric_by_number_of_negatives():
     cells = [cell(label, 1, negatives=n) for n in (10, 100) for label in ("CCL", "MML")]
     rows = Rows(cells, [line for row in cells for line in history(row)])
