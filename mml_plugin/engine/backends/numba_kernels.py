@@ -15,7 +15,9 @@ from mml_plugin.engine.backends.base import NORM_FLOOR
 A, B = np.uint64(philox.MULTIPLIER_A), np.uint64(philox.MULTIPLIER_B)
 WA, WB = np.uint64(philox.WEYL_A), np.uint64(philox.WEYL_B)
 MASK, HALF = np.uint64(philox.MASK), np.uint64(32)
-# Reassociated sums let the compiler use vector registers; NaN and infinity keep their meaning.
+# Reassociated sums let the compiler use vector registers; NaN and infinity keep their meaning. Only for kernels with a
+# sum: numba optimises once more what it stores on disk, and where the compiler is free to choose between roundings, the
+# process that compiles gets other bits than those that load.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 PARTS = 64  # of a sum over a whole table
 
@@ -149,7 +151,7 @@ def scores(user, table, index, inverse, out):
             out[b, j] = s * inverse[i] if scaled else s
 
 
-@njit(parallel=True, cache=True, fastmath=FAST)
+@njit(parallel=True, cache=True)
 def user_gradient(grad, table, index, inverse, out, active, slots):
     """out[b] = sum of grad[b, j] * item vector over non-zero grads; active[b] of them, at slots[b, :active[b]]."""
     dim = table.shape[1]
@@ -173,7 +175,7 @@ def user_gradient(grad, table, index, inverse, out, active, slots):
         active[b] = seen
 
 
-@njit(parallel=True, cache=True, fastmath=FAST)
+@njit(parallel=True, cache=True)
 def sparse_item_gradient(active, slots, grad, y, index, user, table, inverse, ceiling, workers, out, touched):
     """out[i] += d(y)/d(table[i]) weighed by the non-zero grads, for few of them: a worker owns each workers-th item."""
     dim = table.shape[1]
@@ -228,7 +230,7 @@ def sort_by_item(grad, y, index, counts, begin, rows, values, crossed):
                     crossed[place] = g * y[b, j]
 
 
-@njit(parallel=True, cache=True, fastmath=FAST)
+@njit(parallel=True, cache=True)
 def item_gradient(begin, rows, values, crossed, user, table, inverse, ceiling, out, touched):
     """out[i] += d(y)/d(table[i]) weighed by the non-zero grads, from what :func:`sort_by_item` made."""
     dim = table.shape[1]
@@ -312,7 +314,7 @@ def add_user_gradient(workers, grad, table, ids, mask, normalized, dropout_first
                 o[d] += g[d]
 
 
-@njit(parallel=True, cache=True, fastmath=FAST)
+@njit(parallel=True, cache=True)
 def add_rows(workers, rows, values, out, touched):
     """out[rows[k]] += values[k], in order; a worker owns each workers-th row."""
     for w in prange(workers):
@@ -345,7 +347,15 @@ def gradient_norms(tables, grads, touched, decays, parts):
         parts[t, p] = total
 
 
-@njit(parallel=True, cache=True, fastmath=FAST)
+@njit(fastmath=FAST)
+def _squared_norm(row):
+    total = row.dtype.type(0)
+    for d in range(row.shape[0]):
+        total += row[d] * row[d]
+    return total
+
+
+@njit(parallel=True, cache=True)
 def adam(tables, grads, firsts, seconds, touched, decays, clip, rate, epsilon, beta1, beta2, norms):
     """One dense Adam step on clip * (g + decay W) per table; clears what was touched and leaves each row's |w|^2."""
     one = tables[0].dtype.type(1)
@@ -362,7 +372,6 @@ def adam(tables, grads, firsts, seconds, touched, decays, clip, rate, epsilon, b
         rows, dim = table.shape
         for r in range(p * rows // PARTS, (p + 1) * rows // PARTS):
             w, m, v, g = table[r], first[r], second[r], grad[r]
-            norm = one - one
             if flags[r]:
                 flags[r] = 0
                 for d in range(dim):
@@ -371,15 +380,13 @@ def adam(tables, grads, firsts, seconds, touched, decays, clip, rate, epsilon, b
                     m[d] = beta1 * m[d] + rest1 * step
                     v[d] = beta2 * v[d] + rest2 * step * step
                     w[d] -= rate * m[d] / (np.sqrt(v[d]) + epsilon)
-                    norm += w[d] * w[d]
             else:
                 for d in range(dim):
                     step = pull * w[d]
                     m[d] = beta1 * m[d] + rest1 * step
                     v[d] = beta2 * v[d] + rest2 * step * step
                     w[d] -= rate * m[d] / (np.sqrt(v[d]) + epsilon)
-                    norm += w[d] * w[d]
-            squared_norms[r] = norm
+            squared_norms[r] = _squared_norm(w)
 
 
 @njit(parallel=True, cache=True)
