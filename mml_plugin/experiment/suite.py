@@ -240,7 +240,9 @@ def make_cells(
             )  # fmt: skip
             group = entry.group or default_group(experiment)
             cell = Cell(request, experiment, own[turn], entry.label or entry.expid, group, entry.family)
-            cells.setdefault(cell.name, cell)
+            twin = cells.setdefault(cell.name, cell)
+            if (twin.group, twin.label) != (cell.group, cell.label):
+                raise UserError(f"{where}: {twin.label!r} and {cell.label!r} are the same run; list it once")
     _check_labels(cells.values(), where)
     return list(cells.values())
 

@@ -82,6 +82,32 @@ def test_listing_and_a_limit_of_none_run_nothing(script, home, capsys):
     assert not list((home / "runs").glob("*/*/result.json")) if (home / "runs").exists() else True
 
 
+def test_more_seeds_of_the_chosen_cells_alone(script, home):
+    suite = """
+title: Tuned
+protocol: held-out
+set: {epochs: 2, verbose: 0, embedding_dim: 8, num_negs: 10, batch_size: 64}
+grids:
+    - {expid: MF_tiny_ccl, family: single, space: {margin: [0.9, 0.1]}}
+    - {expid: MF_tiny_mml, family: several, space: {neg_weight: [400, 4]}}
+"""
+    (home / "tuned.yaml").write_text(suite)
+    assert script.main(["tuned.yaml", "--chosen", *WHERE]) == 2
+    cells = make_cells(read_suite(home / "tuned.yaml"), ROOT / "config", Path("runs"))
+    Runner(Path("logs"), isolated=False, say=lambda text: None).run(cells)
+    assert script.main(["tuned.yaml", "--collect", *WHERE]) == 0
+    report = (home / "reports" / "tuned" / "report.md").read_text()
+    assert "the best of 2 cells with several" in report
+    chosen = script.standing(cells, home / "results" / "suite_tuned")
+    assert sorted(cell.family for cell in chosen) == ["several", "single"]
+    rows = {
+        row["label"]: float(row["validation Recall(k=20)"])
+        for row in Rows.load(home / "results" / "suite_tuned").done()
+    }
+    for cell in chosen:
+        assert rows[cell.label] == max(rows[c.label] for c in cells if c.family == cell.family)
+
+
 def test_table1_counts_the_data(script, home):
     (home / "data1.yaml").write_text("title: Data\nkind: data\npaper: table1_data\ndatasets: [synth]\n")
     assert script.main(["data1.yaml", *WHERE]) == 0

@@ -43,6 +43,10 @@ def test_every_committed_suite_is_valid(name, tmp_path):
             {"experiments": [{"expid": "MF_tiny_mml", "label": "a"}, {"expid": "MF_tiny_ccl", "label": "a"}]},
             r"two different lines are labelled 'a'",
         ),
+        (
+            {"experiments": [{"expid": "MF_tiny_mml", "label": "a"}, {"expid": "MF_tiny_mml", "label": "b"}]},
+            "'a' and 'b' are the same run; list it once",
+        ),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_sentence_before_anything_runs(content, says, tmp_path):
