@@ -16,6 +16,7 @@ from mml_plugin.experiment.cells import DONE, MISSING, Matcher, Outcome, Runner
 from mml_plugin.experiment.collect import Collector, slim
 from mml_plugin.experiment.suite import Cell, Suite, make_cells, read_suite
 from mml_plugin.report.comparison import groups_of
+from mml_plugin.report.needs import check_installed
 from mml_plugin.report.rows import Rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +60,8 @@ def run_suite(options: argparse.Namespace) -> int:
     """Run, collect, report."""
     path = Path(options.suite) if options.suite.endswith((".yaml", ".yml")) else SUITES / f"{options.suite}.yaml"
     suite = read_suite(path)
+    if not options.no_report:
+        check_installed()
     stem = options.results / f"suite_{path.stem}"
     if suite.kind == "data":
         return data_suite(suite, stem, options)

@@ -73,6 +73,15 @@ def test_a_failing_experiment_leaves_a_hole_and_exit_1(home, capsys):
     assert "Cells without a result" in (home / "out" / "report.md").read_text()
 
 
+def test_missing_packages_are_named_before_anything_runs(home, capsys, monkeypatch):
+    from mml_plugin.report import needs
+
+    monkeypatch.setattr(needs, "PACKAGES", ("scipy", "no_such_package"))
+    assert compare(["compare", "MF_tiny_ccl", "MF_tiny_mml"]) == 2
+    assert "reports need no_such_package: pip install 'mml_plugin[plots,stats]'" in capsys.readouterr().err
+    assert not (home / "runs").exists()
+
+
 def test_own_files(files, capsys):
     words = ["compare", "--train", "my_train.csv", "--test", "my_test.csv", "--losses", "ccl,mml,bsl", "--seeds", "2",
              "--negatives", "10", "--epochs", "2", "--out", "out"]  # fmt: skip
