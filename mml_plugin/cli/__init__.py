@@ -18,6 +18,7 @@ COMMANDS = {
     "env": "mml_plugin.cli.env:env",
     "losses": "mml_plugin.cli.losses:losses",
     "quickstart": "mml_plugin.cli.quickstart:quickstart",
+    "run": "mml_plugin.cli.run:run",
     "train": "mml_plugin.cli.train:train",
     "tune": "mml_plugin.cli.tune:tune",
 }
