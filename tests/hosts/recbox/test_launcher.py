@@ -26,10 +26,10 @@ def tree(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
+@pytest.fixture
+def checkout(tmp_path):
     """The reczoo-like folder, far from this repository, with the golden data in it."""
-    folder = tmp_path_factory.mktemp("elsewhere") / "checkout"
+    folder = tmp_path / "elsewhere" / "checkout"
     shutil.copytree(TESTS / "data" / "reczoo_like", folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(TESTS / "data" / "golden" / "tiny", folder / "data" / "tiny")
     return folder
@@ -42,25 +42,19 @@ def python(*words, cwd):
     )
 
 
-@pytest.fixture(scope="module")
-def launched(checkout, tmp_path_factory):
-    """expid -> what the launched script printed; started from a folder with a `src` of its own, which must not win."""
-    start = tmp_path_factory.mktemp("start")
+def launch(checkout, expid, start):
+    """What the launched script printed; it starts in a folder with a `src` of its own, which must not win."""
+    start.mkdir()
     (start / "src.py").write_text("raise RuntimeError('the wrong src')\n")
     before = tree(checkout)
-    texts = {}
-    for expid in GOLDEN_OF:
-        done = python(
-            "-m", "mml_plugin", "run", str(checkout / "run_expid.py"), "--expid", expid, "--gpu", "-1", cwd=start
-        )
-        assert done.returncode == 0, done.stderr
-        texts[expid] = done.stdout + done.stderr
+    done = python("-m", "mml_plugin", "run", str(checkout / "run_expid.py"), "--expid", expid, "--gpu", "-1", cwd=start)
+    assert done.returncode == 0, done.stderr
     after = tree(checkout)
     assert {name: after[name] for name in before} == before
     assert not [name for name in after if "__pycache__" in name or name.endswith(".pyc")]
     assert {name.split("/")[0] for name in set(after) - set(before)} == {"checkpoints", "config.csv", "data"}
     assert sorted(p.name for p in start.iterdir()) == ["src.py"]
-    return texts
+    return done.stdout + done.stderr
 
 
 def epoch_losses(text):
@@ -68,22 +62,22 @@ def epoch_losses(text):
 
 
 @pytest.mark.parametrize("expid", GOLDEN_OF)
-def test_an_unmodified_script_prints_the_golden_losses_and_metrics(launched, golden_pipeline, expid):
+def test_an_unmodified_script_trains_to_the_golden_numbers_and_to_our_own_weights(
+    checkout, golden_pipeline, monkeypatch, tmp_path, expid
+):
+    printed = launch(checkout, expid, tmp_path / "start")
     golden = golden_pipeline[GOLDEN_OF[expid]]
-    assert epoch_losses(launched[expid]) == pytest.approx(golden["epoch_loss"], rel=1e-5, abs=1e-6)
-    recalls = [float(x) for x in re.findall(r"\[Metrics\] Recall\(k=20\): ([\d.]+)", launched[expid])]
+    assert epoch_losses(printed) == pytest.approx(golden["epoch_loss"], rel=1e-5, abs=1e-6)
+    recalls = [float(x) for x in re.findall(r"\[Metrics\] Recall\(k=20\): ([\d.]+)", printed)]
     assert recalls[: len(golden["epoch_metrics"])] == pytest.approx(
         [m["Recall(k=20)"] for m in golden["epoch_metrics"]], abs=1e-3
     )
 
-
-@pytest.mark.parametrize("expid", GOLDEN_OF)
-def test_our_own_script_gives_the_same_epochs_and_the_same_weights(launched, checkout, monkeypatch, expid):
     monkeypatch.chdir(checkout)
     assert main(["train", "--config", "config", "--expid", expid, "--runs", "runs"]) == 0
     folder = checkout / "runs" / expid / "recbox-paper-s2019"
     ours = pd.read_csv(folder / "history.csv")["train_loss"].tolist()
-    assert epoch_losses(launched[expid]) == [float(f"{loss:.6f}") for loss in ours]
+    assert epoch_losses(printed) == [float(f"{loss:.6f}") for loss in ours]
     theirs = torch.load(checkout / "checkpoints" / "tiny_mf" / f"{expid}.model", weights_only=True)
     state = torch.load(next((folder / "recbox").rglob(f"{expid}.model")), weights_only=True)
     assert theirs.keys() == state.keys()
@@ -91,14 +85,12 @@ def test_our_own_script_gives_the_same_epochs_and_the_same_weights(launched, che
 
 
 def test_one_line_in_src_is_enough_for_plain_python(checkout, tmp_path):
-    edited = tmp_path / "edited"
-    shutil.copytree(checkout, edited, ignore=shutil.ignore_patterns("runs", "checkpoints", "tiny_mf"))
-    first = edited / "src" / "__init__.py"
+    first = checkout / "src" / "__init__.py"
     first.write_text("import mml_plugin.hosts.recbox.auto\n" + first.read_text())
     # recbox's network thread would keep an interpreter without network alive; a proxy that refuses ends it at once.
     guard = "import socket, runpy, sys\ndef no(*a, **k): raise OSError\nsocket.socket.connect = no\n"
-    code = f"{guard}sys.argv[1:] = ['--expid', 'MF_mml']\nsys.path.insert(0, {str(edited)!r})\n"
-    done = python("-c", f"{code}runpy.run_path({str(edited / 'run_expid.py')!r}, run_name='__main__')", cwd=tmp_path)
+    code = f"{guard}sys.argv[1:] = ['--expid', 'MF_mml']\nsys.path.insert(0, {str(checkout)!r})\n"
+    done = python("-c", f"{code}runpy.run_path({str(checkout / 'run_expid.py')!r}, run_name='__main__')", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(epoch_losses(done.stdout + done.stderr)) == 6
 
