@@ -1,6 +1,6 @@
 """Run reczoo's own, unmodified SimpleX checkout through ``mml run`` and compare it with our ``run_expid.py``.
 
-Usage: ``python benchmarks/real_checkout.py --checkout DIR``; DIR is ``matching/cf/SimpleX`` of github.com/reczoo/RecZoo.
+Usage: ``python benchmarks/real_checkout.py --checkout DIR``, DIR being ``matching/cf/SimpleX`` of reczoo/RecZoo.
 The checkout is copied to a temporary folder, trained there on the tests' small data set (CCL, MultiMarginLoss, and the
 MML author's published keys; MF and SimpleX), and must be the same files afterwards. The losses of every epoch, the
 metrics and the weights must equal those of our own script and, where the original code was recorded, of
