@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-RUFF_PATHS := mml_plugin model_zoo tests benchmarks run_expid.py run_param_tuner.py
+RUFF_PATHS := mml_plugin model_zoo tests benchmarks examples run_expid.py run_param_tuner.py
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test lint types lock matrix clean
