@@ -22,13 +22,13 @@ PARAMETERS = {
 
 def make(model, config, **changes):
     """A model on RecBole's training data, untrained."""
-    from recbole.config import Config
-    from recbole.data import create_dataset, data_preparation
-    from recbole.utils import get_model, init_seed
-
-    from mml_plugin.hosts.recbole.running import _without_sampler
-
     with host.registered():
+        from recbole.config import Config
+        from recbole.data import create_dataset, data_preparation
+        from recbole.utils import get_model, init_seed
+
+        from mml_plugin.hosts.recbole.running import _without_sampler
+
         made = Config(model=get_model(model), dataset="tiny", config_dict={**config, **changes})
         _without_sampler(made)
         init_seed(made["seed"], True)
