@@ -32,10 +32,13 @@ lint: $(INSTALLED)  ## format and lint; fails when something had to be changed o
 types: $(INSTALLED)  ## check the type hints
 	$(BIN)/mypy
 
-# torch's own CUDA packages stay out: pip takes the ones that the chosen torch build declares.
+# torch's own CUDA packages stay out: pip takes the ones that the chosen torch build declares. Pins that still fit stay.
 lock: $(INSTALLED)  ## resolve requirements.lock anew (needs uv)
+	cp requirements.lock requirements.lock.all
 	uv pip compile pyproject.toml --universal --extra dev --python-version 3.10 --no-annotate --no-header \
-		--constraint constraints.lock.in --quiet | grep -vE '^(nvidia-|cuda-|triton)' > requirements.lock.tmp
+		--constraint constraints.lock.in --quiet --output-file requirements.lock.all
+	grep -vE '^(nvidia-|cuda-)' requirements.lock.all > requirements.lock.tmp
+	rm requirements.lock.all
 	mv requirements.lock.tmp requirements.lock
 
 matrix: $(INSTALLED)  ## test the oldest and newest supported versions and write the README's table

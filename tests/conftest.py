@@ -29,23 +29,32 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
+def golden_paths():
+    """A function: folder -> what an experiment on the golden CSV files needs of paths, its models in that folder."""
+
+    def paths(folder: Path) -> dict:
+        tiny = GOLDEN / "tiny"
+        return {
+            "model_root": str(folder / "models"),
+            "train_data": str(tiny / "train.csv"),
+            "valid_data": str(tiny / "test.csv"),
+            "item_corpus": str(tiny / "item_corpus.csv"),
+        }
+
+    return paths
+
+
+@pytest.fixture(scope="session")
 def golden_pipeline():
     """The 15 experiments that the original code ran, with every number it printed."""
     return json.loads((GOLDEN / "pipeline.json").read_text())
 
 
 @pytest.fixture
-def golden_params(golden_pipeline, tmp_path):
+def golden_params(golden_pipeline, golden_paths, tmp_path):
     """A function: experiment name -> flat parameters with paths to the golden CSV files."""
 
     def params(name: str) -> dict:
-        tiny = GOLDEN / "tiny"
-        return {
-            **golden_pipeline[name]["config"],
-            "model_root": str(tmp_path / "models"),
-            "train_data": str(tiny / "train.csv"),
-            "valid_data": str(tiny / "test.csv"),
-            "item_corpus": str(tiny / "item_corpus.csv"),
-        }
+        return {**golden_pipeline[name]["config"], **golden_paths(tmp_path)}
 
     return params

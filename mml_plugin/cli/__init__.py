@@ -14,6 +14,7 @@ from mml_plugin.errors import UserError, nearest
 
 # command -> "module:attribute" of its click command
 COMMANDS = {
+    "compare": "mml_plugin.cli.compare:compare",
     "data": "mml_plugin.cli.data:data",
     "env": "mml_plugin.cli.env:env",
     "evaluate": "mml_plugin.cli.evaluate:evaluate",

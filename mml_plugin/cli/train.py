@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from mml_plugin.errors import UserError
+
 
 @click.command()
 @click.option(
@@ -36,9 +38,20 @@ import click
 @click.option("--overwrite", is_flag=True, help="Begin anew where a run already stands.")
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard events into the run folder.")
 @click.option("--max-batches", type=click.IntRange(1), help="End each epoch after so many batches (labelled as cut).")
+@click.option("--thresholds", metavar="T,T,...",
+              help="Count training negatives between these similarities instead of the loss's margins.")  # fmt: skip
 @click.pass_obj
-def train(settings, config_dir: Path | None, **request) -> None:
+def train(settings, config_dir: Path | None, thresholds: str | None, **request) -> None:
     """Train and evaluate one experiment; its folder under --runs holds everything."""
     from mml_plugin.experiment.run import RunRequest, run
 
+    if thresholds is not None:
+        request["thresholds"] = tuple(_number(word) for word in thresholds.split(",") if word.strip())
     run(RunRequest(config_dir=config_dir or settings.default_config, **request))
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise UserError(f"--thresholds: {word!r} is no number; write numbers with commas between: 0.6,0.9") from None

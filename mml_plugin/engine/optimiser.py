@@ -64,15 +64,13 @@ class FusedAdam:
         self.steps += 1
         clip = self._clip()
         constants = AdamConstants.at(self.steps, self.rate)
-        for name, state in self.states.items():
-            self._squares[name] = self.backend.adam(state, constants, clip)
+        stepped = self.backend.adam(list(self.states.values()), constants, clip)
+        self._squares = dict(zip(self.states, stepped))
 
     def _clip(self) -> Tensor | float:
         if math.isinf(self.max_norm):
             return 1.0
-        squared: Tensor | float = 0.0
-        for name, state in self.states.items():
-            squared = squared + self.backend.squared_gradient_norm(state, self._squares[name])
+        squared = self.backend.squared_gradient_norm(list(self.states.values()), list(self._squares.values()))
         if isinstance(squared, Tensor):
             return (self.max_norm / (squared.clamp_min(0).sqrt() + 1e-6)).clamp_max(1)
         return min(1.0, self.max_norm / (math.sqrt(max(squared, 0.0)) + 1e-6))

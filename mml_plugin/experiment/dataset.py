@@ -45,14 +45,19 @@ class RunData:
         """What ``result.json`` says about the data."""
         return {
             "folder": self.folder.name,
-            "fingerprint": self.interactions.fingerprint,
-            "order": hashlib.sha256(self.interactions.train_items.astype("<i8").tobytes()).hexdigest()[:16],
+            **data_identity(self.interactions),
             "users": self.interactions.num_users,
             "items": self.interactions.num_items,
             "train": len(self.interactions.train_items),
             "test": len(self.interactions.test_items),
             "trained_on": len(self.training.train_items),
         }
+
+
+def data_identity(interactions: Interactions) -> dict[str, str]:
+    """What a run's identity says about its data: the interactions, and the order in which train has them."""
+    order = hashlib.sha256(interactions.train_items.astype("<i8").tobytes()).hexdigest()[:16]
+    return {"fingerprint": interactions.fingerprint, "order": order}
 
 
 def data_folder(params: Mapping[str, Any]) -> Path:

@@ -22,16 +22,14 @@ from mml_plugin.experiment.config import Experiment, load_experiment
 from mml_plugin.experiment.environment import environment
 from mml_plugin.experiment.identity import canonical_hash, run_identity
 from mml_plugin.experiment.logs import log_to, show_duration
-from mml_plugin.experiment.run_folder import RUN_FORMAT, History, RunFolder, folder_name
+from mml_plugin.experiment.run_folder import RUN_FORMAT, History, RunFolder, folder_name, history_thresholds
 from mml_plugin.files import atomic_write, writing
+from mml_plugin.losses.checks import number
 from mml_plugin.records import EpochRecord
 from mml_plugin.registry import margins_of
+from mml_plugin.report.protocols import PROTOCOLS
 
 ENGINES = {"recbox": "mml_plugin.experiment.run_recbox", "fast": "mml_plugin.experiment.run_fast"}
-PROTOCOLS = {
-    "paper": "best epoch on the test split, as the paper and SimpleX select",
-    "held-out": "best epoch on a validation split carved from train; the test split is read once, at the end",
-}
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,9 @@ class RunRequest:
         valid_share: share of each user's training items that ``held-out`` carves away.
         tensorboard: also write TensorBoard event files into the run folder.
         max_batches: end each epoch after so many batches; the result is labelled ``cut``.
+        thresholds: similarities between which training negatives are counted; None: the loss's own margins. They
+            change what ``history.csv`` shows and nothing that is computed, so they are no part of the run's identity;
+            a resumed run goes on counting on those of its history.
     """
 
     expid: str
@@ -69,6 +70,7 @@ class RunRequest:
     valid_share: float = 0.1
     tensorboard: bool = False
     max_batches: int | None = None
+    thresholds: tuple[float, ...] | None = None
 
 
 @dataclass
@@ -120,25 +122,42 @@ def run(request: RunRequest) -> RunFolder:
     engine.check(experiment, request)
     seed = request.seed if request.seed is not None else int(experiment.params["seed"])
     params = {**experiment.params, "seed": seed, "gpu": request.gpu}
-    overridden = _override_hash(experiment, request)
-    folder = RunFolder(
-        Path(request.runs_dir) / request.expid / folder_name(request.engine, request.protocol, seed, overridden)
-    )
+    folder = run_folder_of(experiment, request)
     with folder.lock():
         resume = _prepare_folder(folder, request)
         with log_to(folder.log, append=resume):
+            thresholds = _thresholds(experiment, request, folder if resume else None)
             context = Context(
                 request=request,
                 experiment=experiment,
                 params=params,
                 device=device,
                 folder=folder,
-                thresholds=margins_of(params["loss"], params),
-                history=History(folder.history, params["metrics"], margins_of(params["loss"], params)),
+                thresholds=thresholds,
+                history=History(folder.history, params["metrics"], thresholds),
                 resume=resume,
             )
             _train(context, engine)
     return folder
+
+
+def run_folder_of(experiment: Experiment, request: RunRequest) -> RunFolder:
+    """Where the run of a request is, or would be."""
+    seed = request.seed if request.seed is not None else int(experiment.params["seed"])
+    name = folder_name(request.engine, request.protocol, seed, _override_hash(experiment, request))
+    return RunFolder(Path(request.runs_dir) / request.expid / name)
+
+
+def _thresholds(experiment: Experiment, request: RunRequest, resumed: RunFolder | None) -> tuple[float, ...]:
+    """What the run's negatives are counted on; ``resumed`` is the folder of a run that goes on."""
+    wanted = margins_of(experiment.params["loss"], experiment.params)
+    if request.thresholds is not None:
+        wanted = tuple(sorted({number("threshold", t) for t in request.thresholds}))
+    begun = history_thresholds(resumed.history) if resumed is not None else None
+    if begun is not None and begun != wanted:
+        logging.info("The history counts negatives on %s; the resumed run goes on so", begun)
+        return begun
+    return wanted
 
 
 def _override_hash(experiment: Experiment, request: RunRequest) -> str:

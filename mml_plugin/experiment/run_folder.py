@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from mml_plugin.records import EpochRecord
 # Raised when the files of a run change so that an older reader would misread them; absent means 1.
 RUN_FORMAT = 1
 FIXED_COLUMNS = ("epoch", "train_loss", "learning_rate", "train_seconds", "eval_seconds", "peak_memory_bytes")
+TOTALS = ("negatives", "gradient_sum")
 
 
 def folder_name(engine: str, protocol: str, seed: int, override_hash: str = "") -> str:
@@ -25,11 +27,21 @@ def folder_name(engine: str, protocol: str, seed: int, override_hash: str = "") 
     return f"{engine}-{protocol}-s{seed}" + (f"-{override_hash[:8]}" if override_hash else "")
 
 
-def band_column(band: int, thresholds: Sequence[float]) -> str:
+def band_column(band: int, thresholds: Sequence[float], what: str = "band") -> str:
     """The header of a band's share, with its similarity interval: ``band_1(0.6,0.7]``."""
-    low = f"{thresholds[band - 1]:g}" if band else "-inf"
-    high = f"{thresholds[band]:g}]" if band < len(thresholds) else "inf)"
-    return f"band_{band}({low},{high}"
+    low = f"{thresholds[band - 1]:.12g}" if band else "-inf"
+    high = f"{thresholds[band]:.12g}]" if band < len(thresholds) else "inf)"
+    return f"{what}_{band}({low},{high}"
+
+
+def history_thresholds(path: Path) -> tuple[float, ...] | None:
+    """The thresholds that a ``history.csv`` counts negatives on, as its header says; None where there is no file."""
+    if not path.is_file():
+        return None
+    with open(path, newline="", encoding="utf-8") as stream:
+        header = next(csv.reader(stream), [])
+    lows = [re.fullmatch(r"band_[1-9]\d*\((.+),.+", name) for name in header]
+    return tuple(float(match[1]) for match in lows if match)
 
 
 @dataclass(frozen=True)
@@ -140,17 +152,21 @@ class History:
         """Args:
         path: the file.
         metrics: metric names in their configured order, one column each.
-        thresholds: margins in rising order; K of them give K + 1 band columns (share of negatives).
+        thresholds: margins in rising order; K of them give K + 1 columns with each band's share of the negatives
+            and K + 1 with its share of their gradient, ``sum |dL/dn|``; the two totals stand beside.
         """
         self.path = path
         self.metrics = list(metrics)
-        self.bands = [band_column(b, thresholds) for b in range(len(thresholds) + 1)] if thresholds else []
+        bands = range(len(thresholds) + 1) if thresholds else ()
+        self.bands = [band_column(b, thresholds) for b in bands]
+        self.gradients = [band_column(b, thresholds, "gradient") for b in bands]
         self.rows: list[dict[str, Any]] = []
 
     @property
     def columns(self) -> list[str]:
         """The header."""
-        return [*FIXED_COLUMNS[:2], *self.metrics, *FIXED_COLUMNS[2:], *self.bands]
+        counted = [*self.bands, *self.gradients, *TOTALS] if self.bands else []
+        return [*FIXED_COLUMNS[:2], *self.metrics, *FIXED_COLUMNS[2:], *counted]
 
     def load(self, epochs: int) -> None:
         """Read back the first ``epochs`` rows of an interrupted run (a later, half-done epoch is dropped)."""
@@ -164,9 +180,13 @@ class History:
         """Append one epoch and write the file."""
         row: dict[str, Any] = {name: getattr(record, name) for name in FIXED_COLUMNS}
         row.update({name: record.metrics.get(name, "") for name in self.metrics})
-        total = sum(record.band_counts)
-        if self.bands and total:
-            row.update({name: count / total for name, count in zip(self.bands, record.band_counts)})
+        for columns, values, name in zip(
+            (self.bands, self.gradients), (record.band_counts, record.band_gradients), TOTALS
+        ):
+            total = sum(values)
+            if columns and len(values):
+                row[name] = total
+                row.update({column: value / total if total else 0.0 for column, value in zip(columns, values)})
         self.rows = [r for r in self.rows if int(r["epoch"]) != record.epoch] + [row]
         with atomic_write(self.path) as stream:
             writer = csv.DictWriter(stream, self.columns, lineterminator="\n", restval="")

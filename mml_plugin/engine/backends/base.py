@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -168,12 +168,16 @@ class Backend(ABC):
         """``state.grad[rows[k]] += values[k]`` for repeated rows too."""
 
     @abstractmethod
-    def squared_gradient_norm(self, state: TableState, squared_weight: Tensor | float) -> Tensor | float:
-        """``|g + decay W|^2`` of a table whose ``|W|^2`` is given."""
+    def squared_gradient_norm(
+        self, states: Sequence[TableState], squared_weights: Sequence[Tensor | float]
+    ) -> Tensor | float:
+        """``|g + decay W|^2`` over all states, whose ``|W|^2`` are given."""
 
     @abstractmethod
-    def adam(self, state: TableState, constants: AdamConstants, clip: Tensor | float) -> Tensor | float:
-        """Step on ``clip * (g + decay W)``, clear the gradient, renew the row norms; returns the new ``|W|^2``."""
+    def adam(
+        self, states: Sequence[TableState], constants: AdamConstants, clip: Tensor | float
+    ) -> list[Tensor | float]:
+        """Step each state on ``clip * (g + decay W)``, clear gradients, renew row norms; returns the new ``|W|^2``."""
 
     def shuffled(self, count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
         """The epoch's order of training rows, as ``sampler.shuffled`` defines it."""

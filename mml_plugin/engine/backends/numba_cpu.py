@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numba
 import numpy as np
 import torch
@@ -17,6 +20,8 @@ NO_POSITIVES = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int
 NO_BOUNDS = np.empty(0, np.uint64)
 # One bit per item times this: one question in eight about a stranger goes on to the search.
 FILTER_BITS_PER_ITEM = 8
+# With a smaller share of non-zero gradients than this, sorting them by item costs more than it saves.
+SPARSE = 0.1
 
 
 class Engine(Backend):
@@ -26,10 +31,14 @@ class Engine(Backend):
     index_dtype = torch.int32
 
     def __init__(self) -> None:
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+        threads = torch.get_num_threads()
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+        # Numba's threads, on their start, set the number of threads of an OpenMP runtime that torch may share.
+        torch.set_num_threads(threads)
         self._filters: dict[int, tuple[Positives, tuple[np.ndarray, ...]]] = {}
         self._scratch: dict[str, np.ndarray] = {}
         self.active_entries = 0
+        self._active_of: Tensor | None = None
 
     def draw_items(
         self,
@@ -93,10 +102,17 @@ class Engine(Backend):
 
     def user_gradient(self, grad: Tensor, table: Tensor, index: Tensor, inverse: Tensor | None) -> Tensor:
         out = torch.empty(len(grad), table.shape[1], dtype=table.dtype)
-        active = self._room("active", len(grad), np.int64)
-        kernels.user_gradient(grad.numpy(), table.numpy(), index.numpy(), _array(inverse, table), out.numpy(), active)
-        self.active_entries = int(active.sum())
+        self._find_active(grad, table, index, inverse, out)
         return out
+
+    def _find_active(self, grad: Tensor, table: Tensor, index: Tensor, inverse: Tensor | None, out: Tensor) -> None:
+        active = self._room("active", len(grad), np.int64)
+        slots = self._room("slots", grad.numel(), np.int32).reshape(grad.shape)
+        kernels.user_gradient(
+            grad.numpy(), table.numpy(), index.numpy(), _array(inverse, table), out.numpy(), active, slots
+        )
+        self.active_entries = int(active.sum())
+        self._active_of = grad
 
     def item_gradient(
         self,
@@ -109,16 +125,24 @@ class Engine(Backend):
         out: Tensor,
         touched: Tensor,
     ) -> None:
-        entries, dtype = grad.numel(), grad.numpy().dtype
+        if self._active_of is not grad:
+            self._find_active(grad, table, index, inverse, torch.empty_like(user))
+        dtype = grad.numpy().dtype
+        vectors = (user.numpy(), table.numpy(), _array(inverse, user), dtype.type(self.norm_ceiling()))
+        if self.active_entries < SPARSE * grad.numel():
+            active, slots = self._room("active", len(grad), np.int64), self._room("slots", grad.numel(), np.int32)
+            kernels.sparse_item_gradient(
+                active, slots.reshape(grad.shape), grad.numpy(), y.numpy(), index.numpy(), *vectors,
+                numba.get_num_threads(), out.numpy(), touched.numpy(),
+            )  # fmt: skip
+            return
+        entries = grad.numel()
         begin = self._room("begin", len(table) + 1, np.int32)
         counts = self._room("counts", numba.get_num_threads() * len(table), np.int32).reshape(-1, len(table))
         rows = self._room("rows", entries, np.int32)
         values, crossed = self._room("values", entries, dtype), self._room("crossed", entries, dtype)
         kernels.sort_by_item(grad.numpy(), y.numpy(), index.numpy(), counts, begin, rows, values, crossed)
-        kernels.item_gradient(
-            begin, rows, values, crossed, user.numpy(), table.numpy(), _array(inverse, user),
-            dtype.type(self.norm_ceiling()), out.numpy(), touched.numpy(),
-        )  # fmt: skip
+        kernels.item_gradient(begin, rows, values, crossed, *vectors, out.numpy(), touched.numpy())
 
     def _room(self, name: str, size: int, dtype) -> np.ndarray:
         """Scratch memory that is kept between steps."""
@@ -148,21 +172,26 @@ class Engine(Backend):
     def add_rows(self, rows: Tensor, values: Tensor, state: TableState) -> None:
         kernels.add_rows(rows.numpy(), values.contiguous().numpy(), state.grad.numpy(), state.touched.numpy())
 
-    def squared_gradient_norm(self, state: TableState, squared_weight: Tensor | float) -> Tensor | float:
-        parts = self._room("parts", kernels.PARTS, np.float64)
-        weight = state.weight.numpy()
-        kernels.gradient_norms(weight, state.grad.numpy(), state.touched.numpy(), weight.dtype.type(state.decay), parts)
-        return float(parts.sum()) + state.decay**2 * squared_weight
+    def squared_gradient_norm(
+        self, states: Sequence[TableState], squared_weights: Sequence[Tensor | float]
+    ) -> Tensor | float:
+        kind, arrays = _types(states)
+        parts = self._room("parts", kernels.PARTS * len(states), np.float64).reshape(len(states), -1)
+        kernels.gradient_norms(arrays("weight"), arrays("grad"), arrays("touched"), _decays(states, kind), parts)
+        penalties = [state.decay**2 * squared for state, squared in zip(states, squared_weights)]
+        return float(parts.sum()) + sum(penalties)
 
-    def adam(self, state: TableState, constants: AdamConstants, clip: Tensor | float) -> Tensor | float:
-        weight, norms = state.weight.numpy(), state.squared_norms.numpy()
-        kind = weight.dtype.type
+    def adam(
+        self, states: Sequence[TableState], constants: AdamConstants, clip: Tensor | float
+    ) -> list[Tensor | float]:
+        kind, arrays = _types(states)
+        norms = arrays("squared_norms")
         kernels.adam(
-            weight, state.grad.numpy(), state.first.numpy(), state.second.numpy(), state.touched.numpy(),
-            kind(state.decay), kind(clip), kind(constants.rate), kind(constants.epsilon),
+            arrays("weight"), arrays("grad"), arrays("first"), arrays("second"), arrays("touched"),
+            _decays(states, kind), kind(clip), kind(constants.rate), kind(constants.epsilon),
             kind(constants.beta1), kind(constants.beta2), norms,
         )  # fmt: skip
-        return float(norms.sum(dtype=np.float64))
+        return [float(rows.sum(dtype=np.float64)) for rows in norms]
 
     def top(self, scores: Tensor, k: int) -> Tensor:
         out = torch.empty(len(scores), k, dtype=torch.int64)
@@ -182,6 +211,15 @@ class Engine(Backend):
         kernels.bands(y.numpy(), grad.numpy(), thresholds.numpy(), part_counts, part_sums)
         counts += torch.from_numpy(part_counts.sum(0))
         sums += torch.from_numpy(part_sums.sum(0))
+
+
+def _types(states: Sequence[TableState]) -> tuple[Any, Callable[[str], tuple[np.ndarray, ...]]]:
+    """The scalar type of the states, and a function: field -> that field's array of each state."""
+    return states[0].weight.numpy().dtype.type, lambda name: tuple(getattr(state, name).numpy() for state in states)
+
+
+def _decays(states: Sequence[TableState], kind: Any) -> np.ndarray:
+    return np.array([state.decay for state in states], kind)
 
 
 def _mask(mask: Tensor | None, like: Tensor) -> np.ndarray:

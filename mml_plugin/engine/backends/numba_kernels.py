@@ -150,8 +150,8 @@ def scores(user, table, index, inverse, out):
 
 
 @njit(parallel=True, cache=True, fastmath=FAST)
-def user_gradient(grad, table, index, inverse, out, active):
-    """out[b] = sum of grad[b, j] * item vector over non-zero grads; active[b] counts them."""
+def user_gradient(grad, table, index, inverse, out, active, slots):
+    """out[b] = sum of grad[b, j] * item vector over non-zero grads; active[b] of them, at slots[b, :active[b]]."""
     dim = table.shape[1]
     scaled = inverse.shape[0] > 0
     for b in prange(index.shape[0]):
@@ -162,6 +162,7 @@ def user_gradient(grad, table, index, inverse, out, active):
         for j in range(index.shape[1]):
             g = grad[b, j]
             if g != 0:
+                slots[b, seen] = j
                 seen += 1
                 i = index[b, j]
                 if scaled:
@@ -170,6 +171,29 @@ def user_gradient(grad, table, index, inverse, out, active):
                 for d in range(dim):
                     o[d] += g * v[d]
         active[b] = seen
+
+
+@njit(parallel=True, cache=True, fastmath=FAST)
+def sparse_item_gradient(active, slots, grad, y, index, user, table, inverse, ceiling, workers, out, touched):
+    """out[i] += d(y)/d(table[i]) weighed by the non-zero grads, for few of them: a worker owns each workers-th item."""
+    dim = table.shape[1]
+    scaled = inverse.shape[0] > 0
+    for w in prange(workers):
+        for b in range(index.shape[0]):
+            u = user[b]
+            for k in range(active[b]):
+                j = slots[b, k]
+                i = index[b, j]
+                if i % workers != w:
+                    continue
+                touched[i] = 1
+                n = inverse[i] if scaled else table.dtype.type(1)
+                g = grad[b, j] * n
+                # Below F.normalize's floor the norm is a constant, so nothing is projected out.
+                c = g * y[b, j] * n if scaled and n < ceiling else table.dtype.type(0)
+                v, o = table[i], out[i]
+                for d in range(dim):
+                    o[d] += g * u[d] - c * v[d]
 
 
 @njit(parallel=True, cache=True)
@@ -294,34 +318,45 @@ def add_rows(rows, values, out, touched):
 
 
 @njit(parallel=True, cache=True, fastmath=FAST)
-def gradient_norms(table, grad, touched, decay, parts):
-    """parts[p] = sum over touched rows of |g|^2 + 2 decay g.w, which with decay^2 |W|^2 is |g + decay W|^2."""
-    rows, dim = table.shape
-    for p in prange(PARTS):
+def gradient_norms(tables, grads, touched, decays, parts):
+    """parts[t, p] = sum over touched rows of |g|^2 + 2 decay g.w, which with decay^2 |W|^2 is |g + decay W|^2."""
+    count = len(tables)
+    for q in prange(PARTS * count):
+        t, p = q % count, q // count
+        table, grad, flags, decay = tables[t], grads[t], touched[t], decays[t]
+        rows, dim = table.shape
         total = 0.0
         for r in range(p * rows // PARTS, (p + 1) * rows // PARTS):
-            if touched[r]:
+            if flags[r]:
                 squared = table.dtype.type(0)
                 crossed = table.dtype.type(0)
                 for d in range(dim):
                     squared += grad[r, d] * grad[r, d]
                     crossed += grad[r, d] * table[r, d]
                 total += squared + 2 * decay * crossed
-        parts[p] = total
+        parts[t, p] = total
 
 
 @njit(parallel=True, cache=True, fastmath=FAST)
-def adam(table, grad, first, second, touched, decay, clip, rate, epsilon, beta1, beta2, squared_norms):
-    """One dense Adam step on clip * (g + decay W); clears what was touched and leaves each row's |w|^2."""
-    rows, dim = table.shape
-    one = table.dtype.type(1)
+def adam(tables, grads, firsts, seconds, touched, decays, clip, rate, epsilon, beta1, beta2, norms):
+    """One dense Adam step on clip * (g + decay W) per table; clears what was touched and leaves each row's |w|^2."""
+    one = tables[0].dtype.type(1)
     rest1, rest2 = one - beta1, one - beta2
-    for p in prange(PARTS):
+    count = len(tables)
+    for q in prange(PARTS * count):
+        # Neighbours in q are parts of different tables, so that every worker gets its share of each.
+        t, p = q % count, q // count
+        table, grad, first, second, flags, squared_norms = (
+            tables[t], grads[t], firsts[t], seconds[t], touched[t], norms[t]
+        )  # fmt: skip
+        decay = decays[t]
+        pull = clip * decay
+        rows, dim = table.shape
         for r in range(p * rows // PARTS, (p + 1) * rows // PARTS):
             w, m, v, g = table[r], first[r], second[r], grad[r]
-            norm = table.dtype.type(0)
-            if touched[r]:
-                touched[r] = 0
+            norm = one - one
+            if flags[r]:
+                flags[r] = 0
                 for d in range(dim):
                     step = clip * (g[d] + decay * w[d])
                     g[d] = 0
@@ -330,7 +365,6 @@ def adam(table, grad, first, second, touched, decay, clip, rate, epsilon, beta1,
                     w[d] -= rate * m[d] / (np.sqrt(v[d]) + epsilon)
                     norm += w[d] * w[d]
             else:
-                pull = clip * decay
                 for d in range(dim):
                     step = pull * w[d]
                     m[d] = beta1 * m[d] + rest1 * step

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -85,11 +87,23 @@ class Engine(Backend):
         state.grad.index_add_(0, rows, values)
         state.touched[rows] = 1
 
-    def squared_gradient_norm(self, state: TableState, squared_weight: Tensor | float) -> Tensor | float:
+    def squared_gradient_norm(
+        self, states: Sequence[TableState], squared_weights: Sequence[Tensor | float]
+    ) -> Tensor | float:
+        return sum(self.norm_of(state, squared) for state, squared in zip(states, squared_weights))
+
+    def adam(
+        self, states: Sequence[TableState], constants: AdamConstants, clip: Tensor | float
+    ) -> list[Tensor | float]:
+        return [self.step_one(state, constants, clip) for state in states]
+
+    def norm_of(self, state: TableState, squared_weight: Tensor | float) -> Tensor | float:
+        """One table's part of :meth:`squared_gradient_norm`."""
         total = state.grad + state.decay * state.weight
         return (total.double() ** 2).sum()
 
-    def adam(self, state: TableState, constants: AdamConstants, clip: Tensor | float) -> Tensor | float:
+    def step_one(self, state: TableState, constants: AdamConstants, clip: Tensor | float) -> Tensor | float:
+        """One table's part of :meth:`adam`."""
         step = (state.grad + state.decay * state.weight) * clip
         state.first.mul_(constants.beta1).add_(step, alpha=1 - constants.beta1)
         state.second.mul_(constants.beta2).addcmul_(step, step, value=1 - constants.beta2)
@@ -104,7 +118,7 @@ def to_items(word: Tensor, num_items: int, cumulative: Tensor | None) -> Tensor:
     """32-bit words as corpus rows: uniform by multiply-high, or by the first cumulative bound above the word."""
     if cumulative is None:
         return philox.below(word, num_items)
-    return torch.searchsorted(cumulative, word, right=True)
+    return torch.searchsorted(cumulative, word.contiguous(), right=True)
 
 
 def sorted_codes(positives: Positives, num_items: int) -> Tensor:

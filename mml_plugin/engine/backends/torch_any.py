@@ -77,14 +77,14 @@ class Engine(reference.Engine):
             out.index_add_(0, items, (weight * scale)[:, None] * (pulled - projected[:, None] * table[items]))
         touched.index_fill_(0, items, 1)
 
-    def squared_gradient_norm(self, state: TableState, squared_weight: Tensor | float) -> Tensor | float:
+    def norm_of(self, state: TableState, squared_weight: Tensor | float) -> Tensor | float:
         total: Tensor | float = state.decay**2 * squared_weight
         for part in _slices(len(state.weight), state.weight.shape[1]):
             grad, weight = state.grad[part], state.weight[part]
             total = total + (grad * (grad + 2 * state.decay * weight)).sum(dtype=torch.float64)
         return total
 
-    def adam(self, state: TableState, constants: AdamConstants, clip: Tensor | float) -> Tensor | float:
+    def step_one(self, state: TableState, constants: AdamConstants, clip: Tensor | float) -> Tensor | float:
         for part in _slices(len(state.weight), state.weight.shape[1]):
             weight, step = state.weight[part], state.grad[part]
             step.add_(weight, alpha=state.decay).mul_(clip)

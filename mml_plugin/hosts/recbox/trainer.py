@@ -134,7 +134,7 @@ class _Loop:
 
     def _observe(self) -> list[Callable[[], None]]:
         model = self.model
-        hook = model.loss_fn.register_forward_hook(lambda module, inputs, output: self.bands.update(inputs[0]))
+        hook = model.loss_fn.register_forward_hook(lambda module, inputs, output: self._count(inputs[0]))
         model.evaluate = self._evaluate
         model.checkpoint_and_earlystop = self._decide
 
@@ -142,6 +142,12 @@ class _Loop:
             del model.evaluate, model.checkpoint_and_earlystop
 
         return [hook.remove, restore]
+
+    def _count(self, y_pred: torch.Tensor) -> None:
+        """Count the batch's negatives once its gradient is there."""
+        if self.bands.thresholds and y_pred.requires_grad:
+            scores = y_pred.detach()
+            y_pred.register_hook(lambda gradient: self.bands.update(scores, gradient))
 
     def _evaluate(self, train_gen: Any, valid_gen: Any) -> dict[str, float]:
         started = time.perf_counter()
@@ -188,6 +194,7 @@ class _Loop:
             eval_seconds=self.eval_seconds,
             peak_memory_bytes=memory.peak,
             band_counts=self.bands.counts,
+            band_gradients=self.bands.gradients,
         )
         self.on_epoch(record)
         self.save()

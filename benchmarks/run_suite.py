@@ -1,0 +1,159 @@
+"""Run a suite of ``benchmarks/suites`` and keep its rows: ``python benchmarks/run_suite.py table4``.
+
+Runs what is missing, resumes what was cut, skips what is finished; the same command goes on after any stop, and several
+processes may work on one suite. Run it in a folder that holds ``data/``; run folders go to ``runs/``. Rows go to
+``benchmarks/results/suite_<name>*.csv`` after every cell, the report to ``benchmarks/reports/<name>/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from mml_plugin.errors import UserError
+from mml_plugin.experiment.cells import DONE, MISSING, Matcher, Outcome, Runner
+from mml_plugin.experiment.collect import Collector, slim
+from mml_plugin.experiment.suite import Cell, Suite, make_cells, read_suite
+
+ROOT = Path(__file__).resolve().parents[1]
+SUITES, RESULTS, REPORTS = (ROOT / "benchmarks" / name for name in ("suites", "results", "reports"))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 0, 1 when a cell failed, 2 for a mistake, 130 after Ctrl-C."""
+    try:
+        return run_suite(parse(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", help="a name in benchmarks/suites, or a YAML file")
+    parser.add_argument("--config", type=Path, default=ROOT / "config")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where rows go")
+    parser.add_argument("--reports", type=Path, default=REPORTS, help="where the report goes")
+    parser.add_argument("--gpu", type=int, default=-1, help="CUDA index, -1 for the CPU")
+    parser.add_argument("--seeds", help="instead of the suite's, for example 2019,2020,2021")
+    parser.add_argument("--only", action="append", help="run only cells whose name, label or group contains this")
+    parser.add_argument("--limit", type=int, help="run at most so many cells that are not finished")
+    parser.add_argument("--any-machine", action="store_true", help="finished runs of other devices or threads count")
+    parser.add_argument("--overwrite", action="store_true", help="begin every cell anew")
+    parser.add_argument("--collect", action="store_true", help="run nothing; rows of what is finished, on any machine")
+    parser.add_argument("--slim", action="store_true", help="drop checkpoint and vectors of finished cells")
+    parser.add_argument("--list", action="store_true", help="only say which cells there are, and which are finished")
+    parser.add_argument("--no-report", action="store_true", help="rows only")
+    return parser.parse_args(argv)
+
+
+def run_suite(options: argparse.Namespace) -> int:
+    """Run, collect, report."""
+    path = Path(options.suite) if options.suite.endswith((".yaml", ".yml")) else SUITES / f"{options.suite}.yaml"
+    suite = read_suite(path)
+    stem = options.results / f"suite_{path.stem}"
+    if suite.kind == "data":
+        return data_suite(suite, stem, options)
+    cells = make_cells(suite, options.config, options.runs, options.gpu, _seeds(options.seeds), where=str(path))
+    if options.list:
+        for cell in cells:
+            print(f"{'finished' if cell.folder.finished else 'open':<9} {cell.name}  {cell.group}: {cell.label}")
+        return 0
+    collector = Collector(stem, cells, hide=ROOT)
+    outcomes = work(chosen(cells, options.only), collector, options)
+    collector.add_bootstraps()
+    if not options.no_report:
+        report(path.stem, options)
+    return summary(outcomes)
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {text!r}: write whole numbers with commas between") from None
+
+
+def chosen(cells: list[Cell], only: list[str] | None) -> list[Cell]:
+    """The cells that ``--only`` names."""
+    if not only:
+        return cells
+    found = [c for c in cells if any(word in text for word in only for text in (c.name, c.label, c.group))]
+    if not found:
+        raise UserError(f"--only {' '.join(only)} matches none of the {len(cells)} cells")
+    return found
+
+
+def work(cells: list[Cell], collector: Collector, options: argparse.Namespace) -> list[Outcome]:
+    """Run what is to be run; every cell's rows are written when it ends."""
+    matcher = Matcher(any_machine=options.any_machine or options.collect)
+    finished = [cell for cell in cells if cell.folder.finished]
+    if options.collect:
+        outcomes = [Outcome(cell, MISSING) for cell in cells if not cell.folder.finished]
+        why = [(cell, matcher.why_not(cell)) for cell in finished]
+        outcomes += [Outcome(cell, MISSING if reason else DONE, reason) for cell, reason in why]
+        collector.update(outcomes)
+        return outcomes
+    if options.limit is not None:
+        left = [cell for cell in cells if not cell.folder.finished][: options.limit]
+        cells = [cell for cell in cells if cell in finished or cell in left]
+    print(f"{len(cells)} cells, {len(finished)} of them have a finished run", flush=True)
+
+    def keep(outcome: Outcome) -> None:
+        collector.update([outcome])
+        if options.slim and outcome.state == DONE:
+            slim(outcome.cell.folder)
+
+    runner = Runner(options.runs / "suites" / collector.stem.name, matcher, options.overwrite, on_outcome=keep)
+    return runner.run(cells)
+
+
+def data_suite(suite: Suite, stem: Path, options: argparse.Namespace) -> int:
+    """Table 1: count the data sets."""
+    from mml_plugin.data.check import check
+    from mml_plugin.experiment.environment import environment
+    from mml_plugin.report.rows import write_csv
+
+    commit = environment()["commit"]
+    rows = [
+        {"dataset": name, "what": line.what, "value": f"{line.found:.5g}" if line.found < 1 else f"{line.found:.0f}",
+         "commit": commit}
+        for name in suite.datasets
+        for line in check(name, Path("data"))
+    ]  # fmt: skip
+    write_csv(stem.with_name(f"{stem.name}.csv"), rows)
+    if not options.no_report:
+        report(stem.name.removeprefix("suite_"), options)
+    return 0
+
+
+def report(name: str, options: argparse.Namespace) -> None:
+    """Write the suite's report from its rows."""
+    import report as reports
+
+    suites = Path(options.suite).parent if options.suite.endswith((".yaml", ".yml")) else SUITES
+    print(f"report: {reports.write(name, options.results, options.reports, suites)}")
+
+
+def summary(outcomes: list[Outcome]) -> int:
+    """Say what came of it; returns the exit code."""
+    states: dict[str, int] = {}
+    for outcome in outcomes:
+        states[outcome.state] = states.get(outcome.state, 0) + 1
+    if states:
+        print(", ".join(f"{count} {state}" for state, count in states.items()))
+    for outcome in outcomes:
+        if outcome.state == "failed":
+            print(f"failed: {outcome.cell.name}: {outcome.error}", file=sys.stderr)
+    return 1 if states.get("failed") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,281 @@
+"""From run folders to rows: everything that a report needs, so that run folders need not be kept."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from mml_plugin.errors import UserError
+from mml_plugin.experiment.cells import DONE, MISSING, Outcome
+from mml_plugin.experiment.run_folder import RunFolder, band_column, history_thresholds
+from mml_plugin.experiment.suite import SHORT, Cell, dataset_of, show
+from mml_plugin.files import make_folder
+from mml_plugin.registry import margins_of
+from mml_plugin.report.comparison import groups_of, shared_seeds
+from mml_plugin.report.rows import Row, Rows
+from mml_plugin.report.statistics import paired_bootstrap
+
+BOOTSTRAP_METRICS = ("Recall(k=20)", "NDCG(k=20)")
+RESAMPLES = 10_000
+
+
+class Collector:
+    """Keeps a suite's rows up to date while its cells run; several processes may.
+
+    Args:
+        stem: where the rows are, without ``.csv``.
+        cells: the suite's cells.
+        hide: a path whose occurrences are taken out of commands.
+    """
+
+    def __init__(self, stem: Path, cells: Sequence[Cell], hide: Path | None = None) -> None:
+        self.stem, self.cells, self.hide = stem, list(cells), hide
+        make_folder(stem.parent)
+        self._lock = FileLock(str(stem.parent / f".{stem.name}.lock"))
+
+    def update(self, outcomes: Iterable[Outcome]) -> Rows:
+        """Put the outcomes' rows in place of the same cells' older ones.
+
+        A cell that failed or is missing keeps an older result's row: what was measured stays.
+        """
+        with self._lock:
+            rows = Rows.load(self.stem)
+            known = {row["cell"]: row for row in rows.cells}
+            epochs = rows.epochs()
+            for outcome in outcomes:
+                name, old = outcome.cell.name, known.get(outcome.cell.name)
+                if outcome.state == DONE:
+                    known[name] = self._row(outcome.cell)
+                    epochs[name] = history_rows(outcome.cell)
+                elif old is None or old["state"] != DONE:
+                    error = outcome.error.replace(f"{self.hide}/", "") if self.hide else outcome.error
+                    known[name] = {**description(outcome.cell), "state": outcome.state, "error": error}
+            rows.cells = self._ordered(known)
+            done = [row["cell"] for row in rows.done()]
+            rows.history = [row for cell in done for row in epochs.get(cell, [])]
+            rows.save(self.stem)
+        return rows
+
+    def add_bootstraps(self) -> Rows:
+        """Compare over users what has per-user metrics here and is not compared yet."""
+        with self._lock:
+            rows = Rows.load(self.stem)
+            folders = {cell.name: cell.folder for cell in self.cells}
+            rows.users = bootstraps(rows, folders)
+            rows.save(self.stem)
+        return rows
+
+    def _ordered(self, known: dict[str, Row]) -> list[Row]:
+        """The suite's cells in its order, then older results of cells that it does not ask for (other seeds)."""
+        for cell in self.cells:
+            known.setdefault(cell.name, {**description(cell), "state": MISSING})
+            known[cell.name].update(description(cell))
+        own = {cell.name for cell in self.cells}
+        place: dict[tuple[str, str], int] = {}
+        for cell in self.cells:
+            place.setdefault((cell.group, cell.label), len(place))
+        kept = [row for name, row in known.items() if name in own or row["state"] == DONE]
+        last = len(place)
+        return sorted(kept, key=lambda row: (place.get((row["group"], row["label"]), last), int(row["seed"])))
+
+    def _row(self, cell: Cell) -> Row:
+        result = cell.folder.read_result()
+        if self.hide:
+            result["command"] = result["command"].replace(f"{self.hide}/", "")
+        return {**description(cell), **result_row(result, cell)}
+
+
+def description(cell: Cell) -> Row:
+    """What is known of a cell before it runs."""
+    params = cell.experiment.params
+    overridden = cell.experiment.overridden
+    return {
+        "cell": cell.name,
+        "group": cell.group,
+        "label": cell.label,
+        "family": cell.family,
+        "expid": cell.request.expid,
+        "settings": " ".join(f"{key}={_setting(key, value, params)}" for key, value in overridden.items()),
+        "model": params["model"],
+        "dataset": dataset_of(cell.experiment),
+        "loss": SHORT.get(cell.experiment.loss, cell.experiment.loss),
+        "loss_params": json.dumps(cell.experiment.loss_params, sort_keys=True),
+        "suite_thresholds": " ".join(f"{t:.12g}" for t in cell.request.thresholds or ()),
+        "margins": " ".join(f"{m:.12g}" for m in margins_of(params["loss"], params)),
+        "num_negs": str(params["num_negs"]),
+        "plateau": "yes" if params.get("reduce_lr_on_plateau", True) else "no",
+        "patience": str(params.get("patience", "")),
+        "max_epochs": str(params["epochs"]),
+        "engine": cell.request.engine,
+        "protocol": cell.request.protocol,
+        "seed": str(cell.seed),
+        "config_hash": cell.experiment.identity()[:16],
+    }
+
+
+def _setting(key: str, value: Any, params: Mapping[str, Any]) -> str:
+    """An overridden value in words; ``margin_spec`` stands for two lists."""
+    if key == "margin_spec":
+        return show(dict(zip(params["margins"], params["margin_weights"])))
+    return show(value)
+
+
+def result_row(result: Mapping[str, Any], cell: Cell) -> Row:
+    """What a finished run says, flat."""
+    seconds, machine, versions = result["seconds"], result["machine"], result["versions"]
+    monitor = result["monitor"] if isinstance(result["monitor"], str) else json.dumps(result["monitor"])
+    row: dict[str, Any] = {
+        "state": DONE,
+        "error": "",
+        "best_epoch": result["best_epoch"],
+        "epochs": result["epochs"],
+        "stopped_early": "yes" if result["stopped_early"] else "no",
+        "monitor": monitor,
+        **{name: f"{value:.8f}" for name, value in result["metrics"].items()},
+        **{f"validation {name}": f"{value:.8f}" for name, value in result["validation_metrics"].items()},
+        "train_seconds_per_epoch": f"{seconds['train_per_epoch']:.3f}",
+        "eval_seconds_per_epoch": f"{seconds['evaluation_per_epoch']:.3f}",
+        "train_seconds": f"{seconds['train']:.1f}",
+        "eval_seconds": f"{seconds['evaluation']:.1f}",
+        "peak_memory_bytes": result["peak_memory_bytes"],
+        "thresholds": " ".join(f"{t:.12g}" for t in history_thresholds(cell.folder.history) or ()),
+        "cut": result["cut"],
+        "backend": result["backend"],
+        "device": result["device"].split(":")[0],
+        "threads": result["threads"],
+        "processor": machine["processor"],
+        "cores": machine["cores"],
+        "memory_gib": machine["memory_gib"],
+        "gpu": " ".join(machine.get("gpus", [])) if result["device"] != "cpu" else "",
+        **{name: versions.get(name, "") for name in ("python", "torch", "numpy", "numba", "triton", "recbox")},
+        "users": result["data"]["users"],
+        "data_fingerprint": result["data"]["fingerprint"][:16],
+        "identity": result["identity"],
+        "commit": result["commit"],
+        "date": result["date"],
+        "command": result["command"],
+    }
+    return {key: str(value) for key, value in row.items()}
+
+
+def history_rows(cell: Cell) -> list[Row]:
+    """A run's epochs, compact: metrics, seconds, and its bands rebinned to the suite's thresholds where it can be.
+
+    A run that was counted on other thresholds keeps empty bands: reports say so.
+    """
+    wanted = cell.request.thresholds or ()
+    with open(cell.folder.history, newline="", encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream))
+    counted = history_thresholds(cell.folder.history) or ()
+    rows = []
+    for line in lines:
+        row = {"cell": cell.name, "epoch": line["epoch"], "train_loss": _short(line["train_loss"])}
+        row |= {name: _short(value, 9) for name, value in line.items() if "(k=" in name}
+        row |= {"learning_rate": _short(line["learning_rate"])}
+        row |= {name: _short(line[name], 5) for name in ("train_seconds", "eval_seconds")}
+        for what in ("band", "gradient"):
+            for band, share in enumerate(rebinned(line, counted, wanted, what)):
+                row[f"{what}_{band}"] = _short(share)
+        rows.append(row)
+    return rows
+
+
+def rebinned(
+    line: Mapping[str, str], counted: Sequence[float], wanted: Sequence[float], what: str = "band"
+) -> list[float]:
+    """One epoch's shares between the ``wanted`` thresholds; empty when they cannot be had from what was counted.
+
+    Args:
+        line: a row of ``history.csv``.
+        counted: its thresholds.
+        wanted: the thresholds asked for; every one of them must be among ``counted``.
+        what: ``"band"`` (share of negatives) or ``"gradient"`` (share of their gradient).
+    """
+    columns = [band_column(band, counted, what) for band in range(len(counted) + 1)]
+    if not wanted or not set(wanted) <= set(counted) or any(not line.get(column) for column in columns):
+        return []
+    shares = [0.0] * (len(wanted) + 1)
+    for band, column in enumerate(columns):
+        low = counted[band - 1] if band else -np.inf
+        shares[sum(t <= low for t in wanted)] += float(line[column])
+    return shares
+
+
+def _short(value: str | float, digits: int = 6) -> str:
+    return f"{float(value):.{digits}g}" if value != "" else ""
+
+
+def bootstraps(rows: Rows, folders: Mapping[str, RunFolder]) -> list[Row]:
+    """A bootstrap over users of each line against the first of its group, per metric.
+
+    Users are resampled; each user's metric is averaged over the seeds that both sides have. One that is there already
+    for the same runs is kept, so that this works where only some run folders are.
+    """
+    old = {(r["group"], r["label"], r["against"], r["metric"]): r for r in rows.users}
+    found: list[Row] = []
+    for group in groups_of(rows.done()):
+        first = group.first
+        for line in group.lines[1:]:
+            seeds = shared_seeds(first, line)
+            sides = [[part.runs[seed] for seed in seeds] for part in (first, line)]
+            labels = (group.name, line.first["label"], first.first["label"])
+            for metric in BOOTSTRAP_METRICS:
+                runs = " ".join(row["identity"][:12] for side in sides for row in side)
+                kept = old.get((*labels, metric))
+                if kept is not None and kept["runs"] == runs:
+                    found.append(kept)
+                elif seeds and (made := _bootstrap(sides, metric, folders)) is not None:
+                    facts = dict(zip(("group", "label", "against", "metric"), (*labels, metric)))
+                    found.append({**facts, "seeds": " ".join(seeds), **made, "runs": runs})
+    return found
+
+
+def _bootstrap(sides: Sequence[Sequence[Row]], metric: str, folders: Mapping[str, RunFolder]) -> Row | None:
+    values = []
+    for side in sides:
+        parts = [_per_user(folders.get(row["cell"]), row, metric) for row in side]
+        if any(part is None for part in parts):
+            return None
+        users, metrics = zip(*(part for part in parts if part is not None))
+        if any(not np.array_equal(users[0], more) for more in users[1:]):
+            return None
+        values.append((users[0], np.mean(metrics, axis=0)))
+    if not np.array_equal(values[0][0], values[1][0]):
+        return None
+    test = paired_bootstrap(values[0][1], values[1][1], resamples=RESAMPLES)
+    return {
+        "users": str(test.count),
+        "resamples": str(RESAMPLES),
+        "difference": f"{test.difference:.8f}",
+        "low": f"{test.low:.8f}",
+        "high": f"{test.high:.8f}",
+        "p_value": "" if test.p_value is None else f"{test.p_value:.6g}",
+    }
+
+
+def _per_user(folder: RunFolder | None, row: Row, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Users and their metric, when this very run's per-user metrics are here."""
+    import pyarrow.parquet as pq
+
+    if folder is None or not folder.per_user.is_file() or not folder.finished:
+        return None
+    if folder.read_result()["identity"] != row["identity"]:
+        return None
+    table = pq.read_table(folder.per_user)
+    if metric not in table.column_names:
+        raise UserError(f"{folder.per_user} has no column {metric!r}: the experiment does not measure it")
+    users = table["user_row"].to_numpy()
+    order = np.argsort(users, kind="stable")
+    return users[order], np.asarray(table[metric].to_numpy(), np.float64)[order]
+
+
+def slim(folder: RunFolder) -> None:
+    """Remove what no report needs from a finished run: checkpoint, vectors, ids and seen items."""
+    for path in (folder.checkpoint, folder.embeddings, folder.ids, folder.seen):
+        path.unlink(missing_ok=True)

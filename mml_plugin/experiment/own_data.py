@@ -1,0 +1,273 @@
+"""Losses side by side on a user's own two CSV files: the data set, the experiments, the tuning cells."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mml_plugin.data.importing import import_csv
+from mml_plugin.errors import UserError, nearest
+from mml_plugin.experiment.config import MODELS
+from mml_plugin.experiment.suite import SHORT, Suite, make_suite, show
+from mml_plugin.files import atomic_write, checksum, make_folder
+from mml_plugin.registry import available_losses, get_spec
+
+DATASET = "own"
+METRICS = ["Recall(k=20)", "Recall(k=50)", "NDCG(k=20)", "NDCG(k=50)", "HitRate(k=20)", "HitRate(k=50)"]
+BASE: dict[str, Any] = {
+    "num_workers": 1,
+    "verbose": 0,
+    "save_best_only": True,
+    "eval_interval_epochs": 1,
+    "reduce_lr_on_plateau": False,
+    "metrics": METRICS,
+    "monitor": "Recall(k=20)",
+    "monitor_mode": "max",
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "embedding_dim": 64,
+    "similarity_score": "cosine",
+    "batch_size": 512,
+    "shuffle": True,
+    "sampling_num_process": 1,
+    "fix_sampling_seeds": True,
+    "ignore_pos_items": False,
+}
+MODEL_KEYS: dict[str, dict[str, Any]] = {
+    "MF": {"embedding_dropout": 0.1, "regularizer": 1e-9},
+    "SimpleX": {
+        "aggregator": "mean",
+        "gamma": 0.5,
+        "user_id_field": "user_id",
+        "item_id_field": "item_id",
+        "user_history_field": "user_history",
+        "embedding_regularizer": 1e-9,
+        "net_regularizer": 0,
+        "net_dropout": 0.1,
+        "attention_dropout": 0,
+        "enable_bias": False,
+    },
+}
+# The published setting for Yelp2018 where the paper or the loss's authors give one.
+LOSS_KEYS: dict[str, dict[str, Any]] = {
+    "CosineContrastiveLoss": {"margin": 0.9, "negative_weight": 150},
+    "MultiMarginLoss": {
+        "margins": [0.6, 0.7, 0.8, 0.9], "margin_weights": [0.05, 0.15, 0.2, 0.6], "pos_weight": 1, "neg_weight": 400,
+    },
+    "BilateralSoftmaxLoss": {"temperature": 0.11, "temperature2": 1.10, "mode": "multi"},
+    "InfoNCELoss": {"temperature": 0.11},
+    "PairwiseMarginLoss": {"margin": 0.9},
+    "ContrastiveLoss": {"margin": 1.0},
+    "TripletLoss": {"margin": 0.2},
+}  # fmt: skip
+LOSS_SPACES: dict[str, dict[str, list[Any]]] = {
+    "CosineContrastiveLoss": {"margin": [0.9, 0.5, 0.6, 0.7, 0.8], "negative_weight": [150, 25, 50, 100, 400]},
+    "MultiMarginLoss": {
+        "margin_spec": [
+            {0.6: 0.05, 0.7: 0.15, 0.8: 0.2, 0.9: 0.6},
+            {0.8: 0.2, 0.9: 0.8},
+            {0.7: 0.1, 0.8: 0.15, 0.9: 0.75},
+            {0.6: 0.25, 0.7: 0.25, 0.8: 0.25, 0.9: 0.25},
+            {0.5: 0.05, 0.6: 0.05, 0.7: 0.1, 0.8: 0.2, 0.9: 0.6},
+        ],
+        "neg_weight": [400, 100, 200, 300, 700],
+    },
+    "BilateralSoftmaxLoss": {
+        "temperature": [0.11, 0.06, 0.08, 0.15, 0.2],
+        "temperature2": [1.1, 1.0, 1.05, 1.15, 1.22],
+    },
+    "InfoNCELoss": {"temperature": [0.11, 0.06, 0.08, 0.15, 0.2, 1.0]},
+    "PairwiseMarginLoss": {"margin": [0.9, 0.3, 0.5, 0.7, 1.0]},
+    "ContrastiveLoss": {"margin": [1.0, 0.5, 0.75, 1.25]},
+    "TripletLoss": {"margin": [0.2, 0.1, 0.5, 1.0]},
+}
+COMMON_SPACE: dict[str, list[Any]] = {"learning_rate": [1e-3, 3e-4, 3e-3, 1e-4], "embedding_dim": [64, 32, 128]}
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """A comparison on own files, ready to run.
+
+    Attributes:
+        suite: the first seed of every tuning cell.
+        config_dir: where its experiments are.
+        notes: sentences for the report.
+    """
+
+    suite: Suite
+    config_dir: Path
+    notes: tuple[str, ...]
+
+
+def prepare(
+    train: Path,
+    test: Path,
+    losses: Sequence[str],
+    out: Path,
+    *,
+    model: str = "MF",
+    negatives: int = 100,
+    epochs: int = 100,
+    patience: int = 10,
+    cells: int = 1,
+    seed: int = 2019,
+    **keys: Any,
+) -> OwnData:
+    """Import the files, write one experiment per loss, choose the tuning cells.
+
+    Args:
+        train, test: CSV files with the columns ``user`` and ``item``, any text.
+        losses: names or aliases.
+        out: the comparison's folder; ``data`` and ``config`` are made in it.
+        model: ``MF`` or ``SimpleX``.
+        negatives, epochs, patience: of every run.
+        cells: tuning cells per loss, the default setting first; 1 tunes nothing.
+        seed: of the first runs and of the choice of cells.
+        **keys: further keys of the suite, such as ``protocol``.
+
+    Raises:
+        UserError: for unreadable files, unknown losses, and more cells than a loss has.
+    """
+    if model not in MODELS:
+        raise UserError(f"--model: there is no model {model!r}; {nearest(model, MODELS)}")
+    names = _loss_names(losses)
+    spaces = {name: tuning_cells(name, cells, seed) for name in names}
+    folder, notes = import_files(train, test, out)
+    config_dir = make_folder(out / "config")
+    blocks = {
+        f"{model}_{DATASET}_{_word(name)}": _experiment(model, name, negatives, epochs, patience, seed)
+        for name in names
+    }
+    _write_yaml(config_dir / "model_config.yaml", blocks)
+    _write_yaml(config_dir / "dataset_config.yaml", {DATASET: _dataset(model, folder)})
+    lines = [
+        {
+            "expid": expid,
+            "label": _label(name, choice),
+            "family": SHORT.get(name, name) if cells > 1 else "",
+            "set": choice,
+        }
+        for expid, name in zip(blocks, names)
+        for choice in spaces[name]
+    ]
+    title = f"{', '.join(SHORT.get(name, name) for name in names)} on {train.name}"
+    suite = make_suite({"title": title, "experiments": lines, "seeds": [seed], **keys}, "mml compare")
+    tuned = (
+        f"Every loss had {cells} tuning cells, the same number; the best on validation with seed {seed} stands for it."
+        if cells > 1
+        else "Every loss runs with its defaults, not tuned here (1 cell per loss); --cells K gives each loss K cells."
+    )
+    return OwnData(suite, config_dir, (tuned, *notes))
+
+
+def _loss_names(losses: Sequence[str]) -> list[str]:
+    names = list(dict.fromkeys(get_spec(word).name for word in losses))
+    for name in names:
+        required = [p.name for p in get_spec(name).parameters if p.required]
+        missing = [key for key in required if key not in LOSS_KEYS.get(name, {})]
+        if missing:
+            usable = [
+                s.name for s in available_losses() if s.name in LOSS_KEYS or not any(p.required for p in s.parameters)
+            ]
+            raise UserError(
+                f"--losses: {name} has no default {missing[0]} to compare with; usable: {', '.join(usable)}"
+            )
+    if len(names) < 2:
+        raise UserError("--losses: give at least two different losses, for example ccl,mml,bsl")
+    return names
+
+
+def _word(name: str) -> str:
+    return SHORT.get(name, name).lower()
+
+
+def _label(name: str, choice: Mapping[str, Any]) -> str:
+    words = [SHORT.get(name, name), *(f"{key}={show(value)}" for key, value in choice.items())]
+    return " ".join(words)
+
+
+def tuning_cells(loss: str, count: int, seed: int) -> list[dict[str, Any]]:
+    """``count`` different settings of a loss: its defaults first, then a random choice from its space by seed.
+
+    Raises:
+        UserError: when the space has fewer.
+    """
+    if count == 1:
+        return [{}]
+    space = {**LOSS_SPACES.get(loss, {}), **COMMON_SPACE}
+    default, *others = [dict(zip(space, values)) for values in itertools.product(*space.values())]
+    if count > 1 + len(others):
+        raise UserError(f"--cells {count}: {loss} has {1 + len(others)} cells and every loss gets the same number")
+    return [default, *random.Random(f"{seed} {loss}").sample(others, count - 1)]
+
+
+def import_files(train: Path, test: Path, out: Path) -> tuple[Path, list[str]]:
+    """Import the two files into ``out/data/own`` unless it holds these very files; returns the notes made then."""
+    for path in (train, test):
+        if not path.is_file():
+            raise UserError(f"there is no file {path}")
+    folder = out / "data" / DATASET
+    sums = {name: checksum(path, "sha256") for name, path in (("train", train), ("test", test))}
+    mark = out / "data" / "files.json"
+    if not ((folder / "dataset.json").is_file() and mark.is_file() and json.loads(mark.read_text("utf-8")) == sums):
+        import_csv(DATASET, train, test, out / "data", drop_cold_users=True, overwrite=True)
+        with atomic_write(mark) as stream:
+            json.dump(sums, stream)
+    content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    counts = ", ".join(f"{content[key]:,} {key}" for key in ("users", "items"))
+    said = f"{counts}, {content['train']:,} training and {content['test']:,} test interactions."
+    dropped = [note for note in content["notes"] if "left out" in note]
+    if not dropped:
+        content["notes"].append("0 test users without training history were left out")
+    return folder, [said, *(f"{note}." for note in content["notes"])]
+
+
+def _experiment(model: str, loss: str, negatives: int, epochs: int, patience: int, seed: int) -> dict[str, Any]:
+    own = {"num_negs": negatives, "epochs": epochs, "patience": patience, "seed": seed}
+    return {
+        "model": model,
+        "dataset_id": DATASET,
+        **BASE,
+        **MODEL_KEYS[model],
+        **own,
+        "loss": loss,
+        **LOSS_KEYS.get(loss, {}),
+    }
+
+
+def _dataset(model: str, folder: Path) -> dict[str, Any]:
+    def column(name: str, kind: str, **more: Any) -> dict[str, Any]:
+        return {"name": name, "active": True, "dtype": "int" if kind == "index" else "str", "type": kind, **more}
+
+    columns = [column("query_index", "index"), column("corpus_index", "index")]
+    columns.append(column("user_id", "categorical", source="user"))
+    shared = {}
+    if model == "SimpleX":
+        extra = {"source": "user", "splitter": "^", "padding": "pre", "embedding_callback": None}
+        columns.append(column("user_history", "sequence", **extra))
+        shared = {"share_embedding": "user_history"}
+    columns.append(column("item_id", "categorical", source="item", **shared))
+    return {
+        "data_root": str(folder.parent),
+        "data_format": "csv",
+        "train_data": str(folder / "train.csv"),
+        "valid_data": str(folder / "test.csv"),
+        "item_corpus": str(folder / "item_corpus.csv"),
+        "min_categr_count": 1,
+        "query_index": "query_index",
+        "corpus_index": "corpus_index",
+        "feature_cols": columns,
+        "label_col": {"name": "label", "dtype": "float"},
+    }
+
+
+def _write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_write(path) as stream:
+        yaml.safe_dump(dict(content), stream, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,99 @@
+"""Run cells, keep their rows, write the report: what ``mml compare`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mml_plugin.experiment.cells import FAILED, Matcher, Outcome, Runner
+from mml_plugin.experiment.collect import Collector
+from mml_plugin.experiment.suite import Cell, Suite
+from mml_plugin.report.build import Spec, build
+from mml_plugin.report.comparison import groups_of
+from mml_plugin.report.document import Table
+from mml_plugin.report.rows import Rows
+from mml_plugin.report.table import markdown_table
+
+STEM = "rows"
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    out: Path,
+    *,
+    matcher: Matcher | None = None,
+    isolated: bool = True,
+    say: Callable[[str], None] = print,
+) -> list[Outcome]:
+    """Run what is missing; rows are in ``out`` after each cell.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C; what is finished is kept.
+    """
+    collector = Collector(out / STEM, cells)
+    runner = Runner(
+        out / "logs", matcher or Matcher(), isolated=isolated, say=say,
+        on_outcome=lambda outcome: collector.update([outcome]),
+    )  # fmt: skip
+    return runner.run(cells)
+
+
+def tune_and_run(
+    suite: Suite,
+    seeds: Sequence[int],
+    out: Path,
+    make: Callable[[Suite, Sequence[int]], list[Cell]],
+    **how: Any,
+) -> tuple[list[Cell], list[Outcome]]:
+    """Run every tuning cell with the first seed, then the chosen ones with all seeds.
+
+    Args:
+        suite: lines with a family are tuning cells of it; others run as they are.
+        seeds: of the final runs; the first one is the tuning's too.
+        out: where the rows go.
+        make: the cells of a suite and seeds.
+        **how: as for :func:`run_cells`.
+
+    Returns:
+        every cell and what became of it.
+    """
+    tuning = make(suite, seeds[:1])
+    outcomes = run_cells(tuning, out, **how)
+    done = only(Rows.load(out / STEM), tuning).done()
+    labels = {line.first["label"] for group in groups_of(done) for line in group.lines}
+    kept = [entry for entry in suite.entries() if (entry.label or entry.expid) in labels]
+    # The final runs are counted on the margins of every tuning cell, as these were.
+    thresholds = list(tuning[0].request.thresholds or ())
+    final = suite.model_copy(update={"experiments": kept, "grids": [], "thresholds": thresholds})
+    known = {cell.name for cell in tuning}
+    rest = [cell for cell in make(final, seeds) if cell.name not in known] if final.experiments else []
+    return [*tuning, *rest], outcomes + (run_cells(rest, out, **how) if rest else [])
+
+
+def write_report(cells: Sequence[Cell], out: Path, spec: Spec) -> str:
+    """Compare over users, write ``report.*`` into ``out``, return the first table and where the report is."""
+    rows = Collector(out / STEM, cells).add_bootstraps()
+    document = build(spec, only(rows, cells))
+    document.write(out)
+    table = next((block for block in document.blocks if isinstance(block, Table)), None)
+    shown = [markdown_table(table.header, table.rows, table.left)] if table else []
+    return "\n".join([*shown, f"Report: {(out / 'report.html').resolve()} (also .md and .csv)"])
+
+
+def only(rows: Rows, cells: Sequence[Cell]) -> Rows:
+    """The rows of these cells: an earlier comparison in the same folder may have had others."""
+    names = {cell.name for cell in cells}
+    return Rows(
+        [row for row in rows.cells if row["cell"] in names],
+        [row for row in rows.history if row["cell"] in names],
+        rows.users,
+    )
+
+
+def exit_code(outcomes: Sequence[Outcome], say: Callable[[str], None] = print) -> int:
+    """1 when a cell failed, after naming it; otherwise 0."""
+    failed = [outcome for outcome in outcomes if outcome.state == FAILED]
+    for outcome in failed:
+        say(f"failed: {outcome.cell.name}: {outcome.error}")
+    return 1 if failed else 0

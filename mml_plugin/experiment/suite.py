@@ -1,0 +1,308 @@
+"""A suite: which experiments, with which seeds, make a table. Read and checked before anything runs."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mml_plugin.errors import UserError, nearest
+from mml_plugin.experiment.config import Experiment, list_experiments, load_experiment
+from mml_plugin.experiment.run import ENGINES, RunRequest, run_folder_of
+from mml_plugin.experiment.run_folder import RunFolder
+from mml_plugin.registry import margins_of
+from mml_plugin.report.protocols import PROTOCOLS
+
+Name = Annotated[str, Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+SHORT = {
+    "CosineContrastiveLoss": "CCL",
+    "MultiMarginLoss": "MML",
+    "BilateralSoftmaxLoss": "BSL",
+    "PairwiseLogisticLoss": "BPR",
+    "PairwiseMarginLoss": "hinge",
+    "SoftmaxCrossEntropyLoss": "softmax",
+    "MSELoss": "MSE",
+}
+
+
+class Entry(BaseModel):
+    """One line of a suite: an experiment and what differs from its configuration.
+
+    Attributes:
+        expid: the experiment.
+        label: what tables and plots call it; default: its name.
+        group: what it is compared with; default: model, data set and number of negatives in words.
+        family: entries of one family are tuning cells of each other: the best on validation stands for all.
+        set: ``key: value`` overrides.
+        engine, seeds: instead of the suite's.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    expid: Name
+    label: str = ""
+    group: str = ""
+    family: str = ""
+    set: dict[str, Any] = {}
+    engine: str = ""
+    seeds: list[Seed] | None = None
+
+
+class Grid(BaseModel):
+    """Every combination of ``space`` over one experiment: the tuning cells of a family."""
+
+    model_config = ConfigDict(extra="forbid")
+    expid: Name
+    family: Name
+    group: str = ""
+    set: dict[str, Any] = {}
+    space: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(min_length=1)
+
+    def entries(self) -> Iterator[Entry]:
+        """The cells in the order of the lists, the last key fastest."""
+        for values in itertools.product(*self.space.values()):
+            choice = dict(zip(self.space, values))
+            label = f"{self.family} " + " ".join(f"{key}={show(value)}" for key, value in choice.items())
+            yield Entry(expid=self.expid, label=label, group=self.group, family=self.family, set={**self.set, **choice})
+
+
+class Suite(BaseModel):
+    """A suite file.
+
+    Attributes:
+        title, about: for the report.
+        kind: ``metrics``, ``time`` (seconds per epoch are the point) or ``data`` (statistics of ``datasets``).
+        protocol: of every run; reports never mix two.
+        engine, backend: of every run unless an entry says otherwise.
+        seeds: of every experiment.
+        set: overrides for every experiment.
+        thresholds: similarities on which every run's negatives are counted; default: the union of all margins.
+        early_stop: a patience that the report reads off the same histories.
+        paper: a table of ``benchmarks/paper`` whose figures stand beside ours.
+        max_batches: end each epoch early; labelled as cut.
+        experiments, grids: what is run.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    title: Name
+    about: str = ""
+    kind: Literal["metrics", "time", "data"] = "metrics"
+    protocol: str = "paper"
+    engine: str = "fast"
+    backend: str = "auto"
+    seeds: list[Seed] = Field(default=[2019], min_length=1)
+    set: dict[str, Any] = {}
+    thresholds: list[float] | None = None
+    early_stop: Annotated[int, Field(ge=1)] | None = None
+    paper: str = ""
+    valid_share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    max_batches: Annotated[int, Field(ge=1)] | None = None
+    experiments: list[Entry] = []
+    grids: list[Grid] = []
+    datasets: list[str] = []
+
+    def entries(self) -> list[Entry]:
+        """The lines and the grids' cells, in order."""
+        return [*self.experiments, *(entry for grid in self.grids for entry in grid.entries())]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a suite.
+
+    Attributes:
+        request: what is asked of ``run``.
+        experiment: the same, resolved.
+        seed: its seed.
+        label, group, family: see :class:`Entry`.
+    """
+
+    request: RunRequest
+    experiment: Experiment
+    seed: int
+    label: str
+    group: str
+    family: str = ""
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where the run is, or would be."""
+        return run_folder_of(self.experiment, self.request)
+
+    @property
+    def name(self) -> str:
+        """``<expid>/<run folder>``: what the cell is called everywhere."""
+        return f"{self.request.expid}/{self.folder.path.name}"
+
+
+def show(value: Any) -> str:
+    """A setting's value in a label, without blanks."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{show(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(show, value)) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def read_suite(path: Path) -> Suite:
+    """Read and check a suite file.
+
+    Raises:
+        UserError: when it is missing, no YAML, or has an unknown or wrong key.
+    """
+    if not path.is_file():
+        known = [other.stem for other in path.parent.glob("*.yaml")] or ["none"]
+        raise UserError(f"there is no suite {path.stem!r} in {path.parent}; {nearest(path.stem, known)}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must be a mapping with title, experiments, ...")
+    return make_suite(content, str(path))
+
+
+def make_suite(content: Mapping[str, Any], where: str) -> Suite:
+    """A checked suite from plain values; an experiment may be its bare name."""
+    lines = [{"expid": line} if isinstance(line, str) else line for line in content.get("experiments") or []]
+    try:
+        suite = Suite(**{**content, "experiments": lines})
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            key = str(first["loc"][-1])
+            models: dict[str, type[BaseModel]] = {"experiments": Entry, "grids": Grid}
+            model = models.get(str(first["loc"][0]), Suite)
+            raise UserError(f"{where}: unknown key {path!r}; {nearest(key, model.model_fields)}") from None
+        raise UserError(f"{where}: {path}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+    if suite.protocol not in PROTOCOLS:
+        raise UserError(f"{where}: protocol {suite.protocol!r} is unknown; {nearest(suite.protocol, PROTOCOLS)}")
+    for engine in [suite.engine, *(entry.engine for entry in suite.experiments if entry.engine)]:
+        if engine not in ENGINES:
+            raise UserError(f"{where}: engine {engine!r} is unknown; {nearest(engine, ENGINES)}")
+    if not (suite.datasets if suite.kind == "data" else suite.entries()):
+        raise UserError(f"{where}: lists nothing to run")
+    return suite
+
+
+def make_cells(
+    suite: Suite,
+    config_dir: Path,
+    runs_dir: Path,
+    gpu: int = -1,
+    seeds: Sequence[int] | None = None,
+    overrides: Iterable[str] = (),
+    where: str = "the suite",
+) -> list[Cell]:
+    """Every run of a suite, resolved and checked, each once; nothing is written.
+
+    Seeds are the outer loop, so that a suite that is cut short has whole tables of fewer seeds.
+
+    Args:
+        suite: what is run.
+        config_dir: a folder in reczoo's layout.
+        runs_dir: where run folders go.
+        gpu: CUDA index, -1 for the CPU.
+        seeds: instead of the suite's.
+        overrides: ``key=value`` for every experiment.
+        where: the suite's file, for messages.
+
+    Raises:
+        UserError: for an unknown experiment and everything else that a run would refuse in its configuration.
+    """
+    known = list_experiments(config_dir)
+    for entry in suite.entries():
+        if entry.expid not in known:
+            raise UserError(f"{where}: there is no experiment {entry.expid!r}; {nearest(entry.expid, known)}")
+    resolved = [(entry, *_resolve(suite, entry, config_dir, overrides)) for entry in suite.entries()]
+    thresholds = union_of_margins([experiment for _, experiment, _ in resolved], suite.thresholds)
+    cells: dict[str, Cell] = {}
+    every = [list(seeds or entry.seeds or suite.seeds) for entry, _, _ in resolved]
+    for turn in range(max(map(len, every), default=0)):
+        for (entry, experiment, words), own in zip(resolved, every):
+            if turn >= len(own):
+                continue
+            request = RunRequest(
+                entry.expid, config_dir, gpu=gpu, engine=entry.engine or suite.engine,
+                backend=suite.backend if (entry.engine or suite.engine) == "fast" else "auto",
+                protocol=suite.protocol, seed=own[turn], overrides=words, runs_dir=runs_dir,
+                valid_share=suite.valid_share, max_batches=suite.max_batches, thresholds=thresholds,
+            )  # fmt: skip
+            group = entry.group or default_group(experiment)
+            cell = Cell(request, experiment, own[turn], entry.label or entry.expid, group, entry.family)
+            cells.setdefault(cell.name, cell)
+    _check_labels(cells.values(), where)
+    return list(cells.values())
+
+
+def _check_labels(cells: Iterable[Cell], where: str) -> None:
+    """Refuse two different experiments under one label: a report could not tell them apart."""
+    seen: dict[tuple[str, str], str] = {}
+    for cell in cells:
+        what = f"{cell.experiment.identity()} {cell.request.engine}"
+        if seen.setdefault((cell.group, cell.label), what) != what:
+            raise UserError(f"{where}: two different lines are labelled {cell.label!r} in {cell.group!r}; give labels")
+
+
+def _resolve(
+    suite: Suite, entry: Entry, config_dir: Path, overrides: Iterable[str]
+) -> tuple[Experiment, tuple[str, ...]]:
+    """The entry's experiment and its overrides; values that the configuration has already are no overrides."""
+    plain = load_experiment(config_dir, entry.expid)
+    changes = {**suite.set, **entry.set}
+    kept = {key: value for key, value in changes.items() if plain.params.get(key) != value or key == "margin_spec"}
+    words = tuple(f"{key}={_yaml(value)}" for key, value in kept.items()) + tuple(overrides)
+    if not words:
+        return plain, ()
+    changed = load_experiment(config_dir, entry.expid, words)
+    if changed.identity() == plain.identity():
+        return plain, ()
+    return changed, words
+
+
+def _yaml(value: Any) -> str:
+    """A value as one line of YAML."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+
+
+def union_of_margins(experiments: Iterable[Experiment], given: Sequence[float] | None) -> tuple[float, ...]:
+    """The rising similarities on which every run is counted: ``given``, or the union of all margins."""
+    if given is not None:
+        return tuple(sorted({float(value) for value in given}))
+    return tuple(sorted({m for e in experiments for m in margins_of(e.params["loss"], e.params)}))
+
+
+def dataset_of(experiment: Experiment) -> str:
+    """The name of the experiment's data folder."""
+    return Path(experiment.params["train_data"]).parent.name
+
+
+def default_group(experiment: Experiment) -> str:
+    """``MF on yelp18, 100 negatives``."""
+    params = experiment.params
+    return f"{params['model']} on {dataset_of(experiment)}, {params['num_negs']} negatives"
+
+
+def comparison(expids: Sequence[str], config_dir: Path, **keys: Any) -> Suite:
+    """The suite behind ``mml compare``: the experiments side by side, grouped by data set alone."""
+    for expid in expids:
+        known = list_experiments(config_dir)
+        if expid not in known:
+            raise UserError(f"there is no experiment {expid!r} in {config_dir}; {nearest(expid, known)}")
+    if len(set(expids)) < 2:
+        raise UserError("give at least two different experiments to compare")
+    lines = [{"expid": e, "group": f"on {dataset_of(load_experiment(config_dir, e))}"} for e in dict.fromkeys(expids)]
+    title = " against ".join(dict.fromkeys(expids)) if len(expids) < 4 else f"{len(expids)} experiments"
+    return make_suite({"title": title, "experiments": lines, **keys}, "mml compare")
+
+
+def slug(text: str) -> str:
+    """A name for files out of any text."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-")

@@ -1,0 +1,564 @@
+"""A suite's report out of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import fmean
+
+from mml_plugin.report import figures
+from mml_plugin.report.comparison import (
+    Group,
+    Line,
+    Test,
+    compare,
+    groups_of,
+    mean_curve,
+    metrics_of,
+    monitor,
+    paper_row,
+    percent,
+)
+from mml_plugin.report.document import Document, Heading, Image, Items, Table, Text
+from mml_plugin.report.early_stopping import read_stop
+from mml_plugin.report.protocols import SAYS, only_protocol
+from mml_plugin.report.rows import Row, Rows
+from mml_plugin.report.statistics import PairedTest
+
+PAPER_COLUMNS = {"Recall(k=20)": "recall_at_20", "NDCG(k=20)": "ndcg_at_20"}
+GAIN_COLUMNS = {"Recall(k=20)": "recall_gain_percent", "NDCG(k=20)": "ndcg_gain_percent"}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a report needs beside rows.
+
+    Attributes:
+        title, about: its head.
+        kind: ``metrics``, ``time`` or ``data``.
+        paper: the paper's table to stand beside ours.
+        stop_epochs: where the paper's early-stopped runs ended.
+        early_stop: a patience to read off the histories.
+        notes: sentences for the head, such as "defaults, not tuned here".
+        rebuild: the command that makes the report anew.
+    """
+
+    title: str
+    about: str = ""
+    kind: str = "metrics"
+    paper: Sequence[Row] = ()
+    stop_epochs: Sequence[Row] = ()
+    early_stop: int | None = None
+    notes: Sequence[str] = field(default_factory=tuple)
+    rebuild: str = ""
+
+
+def build(spec: Spec, rows: Rows) -> Document:
+    """The report; a pure function of its arguments."""
+    document = Document()
+    add = document.blocks.append
+    add(Heading(spec.title, 1))
+    if spec.rebuild:
+        add(Text(f"Written by `{spec.rebuild}` from rows; do not edit by hand."))
+    for text in (spec.about, *spec.notes):
+        if text:
+            add(Text(text.strip()))
+    if spec.kind == "data":
+        _data(document, spec, rows)
+        return document
+    add(Text(SAYS[only_protocol(rows.cells)]))
+    done = rows.done()
+    _holes(document, rows)
+    if not done:
+        add(Text("Nothing has been run yet."))
+        return document
+    groups, epochs = groups_of(done), rows.epochs()
+    if spec.kind == "time":
+        _time_table(document, spec, groups)
+    else:
+        _metric_tables(document, spec, groups)
+        _tests(document, compare(rows, groups))
+        if spec.early_stop:
+            _early_stopping(document, spec, groups, epochs)
+        _negatives(document, groups)
+        _tuning(document, done)
+        _curves(document, groups, epochs)
+        _bands(document, groups, epochs)
+    _cost(document, groups)
+    _origin(document, done)
+    return document
+
+
+def short(metric: str) -> str:
+    """``Recall(k=20)`` as ``Recall@20``."""
+    return metric.replace("(k=", "@").rstrip(")")
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _signed(value: float | None, unit: str = " %") -> str:
+    return "–" if value is None else f"{round(value, 2) + 0.0:+.2f}{unit}"
+
+
+def _with_sd(line: Line, column: str, digits: int = 4) -> str:
+    sd = line.sd(column)
+    return _number(line.mean(column), digits) + (f" ± {sd:.{digits}f}" if sd is not None else "")
+
+
+def _slug(text: str) -> str:
+    kept = "".join(c if c.isalnum() else "-" for c in text.lower())
+    return "-".join(part for part in kept.split("-") if part)
+
+
+def _data(document: Document, spec: Spec, rows: Rows) -> None:
+    found: dict[str, dict[str, str]] = {}
+    for row in rows.cells:
+        found.setdefault(row["dataset"], {})[row["what"]] = row["value"]
+    for dataset, values in found.items():
+        paper = next((line for line in spec.paper if line["dataset"] == dataset), {})
+        document.blocks.append(Heading(dataset))
+        lines = []
+        for what, value in values.items():
+            printed = paper.get(what, "")
+            difference = f"{float(value) - float(printed):+g}" if printed else ""
+            lines.append([what, _thousands(printed), _thousands(value), difference])
+            document.numbers.append({"dataset": dataset, "what": what, "paper": printed, "ours": value})
+        document.blocks.append(Table(["", "paper", "ours", "difference"], lines))
+    document.blocks.append(Text(f"Commit: {', '.join(sorted({row['commit'][:12] for row in rows.cells}))}"))
+
+
+def _thousands(text: str) -> str:
+    return f"{int(text):,}" if text.isdecimal() else text
+
+
+def _holes(document: Document, rows: Rows) -> None:
+    """What is not there, and why: failed cells with their error, missing ones by number."""
+    failed = [row for row in rows.cells if row["state"] not in ("done", "missing")]
+    missing = [row for row in rows.cells if row["state"] == "missing"]
+    if missing:
+        names = sorted({f"{row['label']} ({row['group']})" for row in missing})
+        more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+        document.blocks.append(
+            Text(f"Not run yet: {len(missing)} of {len(rows.cells)} cells: {', '.join(names[:12])}{more}.")
+        )
+    if failed:
+        document.blocks.append(Heading("Cells without a result"))
+        cells = [[row["cell"], f"{row['label']} ({row['group']})", row["state"], row["error"]] for row in failed]
+        document.blocks.append(Table(["cell", "what", "state", "error"], cells, left=4))
+
+
+def _metric_tables(document: Document, spec: Spec, groups: Sequence[Group]) -> None:
+    for group in groups:
+        metrics = metrics_of(row for line in group.lines for row in line.runs.values())
+        chosen = any(line.cells > 1 for line in group.lines)
+        header = ["run", "seeds"]
+        for metric in metrics:
+            header += [short(metric), f"to {group.first.name}"]
+        header += ["best epoch"] + (["cells", "chosen"] if chosen else [])
+        with_paper, with_gain = _has(spec.paper, group, PAPER_COLUMNS), _has(spec.paper, group, GAIN_COLUMNS)
+        for metric in metrics if with_paper else ():
+            header += [f"paper {short(metric)}", "ours to paper"]
+        for metric in metrics if with_gain else ():
+            header += [f"paper's gain {short(metric)}", "ours minus paper's"]
+        lines = []
+        for line in group.lines:
+            cells = [line.name, str(len(line.runs))]
+            number: Row = {"group": group.name, "run": line.name, "seeds": " ".join(line.runs)}
+            for metric in metrics:
+                gain = None if line is group.first else percent(group.first, line, metric)
+                cells += [_with_sd(line, metric), _signed(gain)]
+                number |= {
+                    short(metric): _number(line.mean(metric), 6),
+                    f"{short(metric)} sd": _number(line.sd(metric), 6),
+                }
+                number[f"{short(metric)} percent to first"] = "" if gain is None else f"{gain:.3f}"
+            cells.append("/".join(row["best_epoch"] for row in line.runs.values()))
+            if chosen:
+                cells += [str(line.cells), line.first["label"] if line.cells > 1 else ""]
+            if with_paper:
+                cells += _paper_cells(spec.paper, line, metrics, number)
+            if with_gain:
+                cells += _gain_cells(spec.paper, group, line, metrics, number)
+            lines.append(cells)
+            document.numbers.append(number)
+        document.blocks += [Heading(group.name), Table(header, lines)]
+        cut = sorted({row["cut"] for line in group.lines for row in line.runs.values() if row.get("cut")})
+        if cut:
+            document.blocks.append(Text(f"Cut short: {'; '.join(cut)}. These are no results."))
+    document.blocks.append(
+        Text(
+            "± is the standard deviation over seeds; 'to' is the difference of the means in percent of the first line."
+        )
+    )
+
+
+def _has(paper: Sequence[Row], group: Group, columns: Mapping[str, str]) -> bool:
+    return any(
+        (row := paper_row(paper, line.first, **_paper_keys(paper))) is not None
+        and any(c in row for c in columns.values())
+        for line in group.lines
+    )
+
+
+def _paper_keys(paper: Sequence[Row]) -> dict[str, str]:
+    """Of a table with and without early stopping, a full run stands beside "without"."""
+    return {"early_stop": "no"} if paper and "early_stop" in paper[0] else {}
+
+
+def _paper_cells(paper: Sequence[Row], line: Line, metrics: Sequence[str], number: Row) -> list[str]:
+    row = paper_row(paper, line.first, **_paper_keys(paper)) or {}
+    cells = []
+    for metric in metrics:
+        printed, ours = row.get(PAPER_COLUMNS.get(metric, ""), ""), line.mean(metric)
+        share = 100 * (ours / float(printed) - 1) if printed and ours is not None else None
+        cells += [printed or "–", _signed(share)]
+        number |= {f"paper {short(metric)}": printed, f"{short(metric)} percent to paper": _plain(share)}
+    return cells
+
+
+def _gain_cells(paper: Sequence[Row], group: Group, line: Line, metrics: Sequence[str], number: Row) -> list[str]:
+    words = f"{line.first['loss']} over {group.first.first['loss']}"
+    row = next(
+        (r for r in paper if r["comparison"] == words and r["dataset"] == line.first["dataset"]
+         and r["num_negs"] == line.first["num_negs"]), {},
+    )  # fmt: skip
+    cells = []
+    for metric in metrics:
+        printed, ours = row.get(GAIN_COLUMNS.get(metric, ""), ""), percent(group.first, line, metric)
+        difference = ours - float(printed) if printed and ours is not None else None
+        cells += [f"+{printed} %" if printed else "–", _signed(difference, " points")]
+        number |= {f"paper's gain {short(metric)}": printed}
+    return cells
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _tests(document: Document, tests: Sequence[Test]) -> None:
+    """Both paired tests of every line against its group's first."""
+    if not tests:
+        return
+    lines = []
+    for test in tests:
+        users = "no per-user metrics" if test.users is None else _test_words(test.users)
+        lines.append(
+            [test.group, f"{test.second} to {test.first}", short(test.metric), _signed(test.percent),
+             _test_words(test.seeds), users]
+        )  # fmt: skip
+        document.numbers.append(
+            {"group": test.group, "run": f"{test.second} to {test.first}", "metric": short(test.metric),
+             "difference": f"{test.seeds.difference:.6f}", **_test_numbers("t", test.seeds),
+             **(_test_numbers("bootstrap", test.users) if test.users else {})}
+        )  # fmt: skip
+    document.blocks += [
+        Heading("Is the difference real?"),
+        Table(["group", "comparison", "metric", "difference", "paired t over seeds", "bootstrap over users"], lines, 3),
+        Text(
+            "Paired t: over seeds, 95 % confidence interval of the mean difference; it says whether another seed would "
+            "show the same. Bootstrap: users resampled in pairs, each user's metric averaged over the shared seeds, "
+            "95 % percentile interval; it says whether other users would, for these very trainings. p-values are "
+            f"two-sided and Holm-corrected over all {len(tests)} comparisons of their kind in this report."
+        ),
+    ]
+
+
+def _test_words(test: PairedTest) -> str:
+    if test.p_value is None:
+        return test.reason
+    p_value = "p < 0.0001" if test.p_value < 0.0001 else f"p = {test.p_value:.4f}"
+    return f"[{test.low:+.5f}, {test.high:+.5f}], {p_value}"
+
+
+def _test_numbers(name: str, test: PairedTest) -> Row:
+    if test.p_value is None:
+        return {f"{name} p (Holm)": test.reason}
+    return {
+        f"{name} low": f"{test.low:.6f}",
+        f"{name} high": f"{test.high:.6f}",
+        f"{name} p (Holm)": f"{test.p_value:.6g}",
+    }
+
+
+def _early_stopping(
+    document: Document, spec: Spec, groups: Sequence[Group], epochs: Mapping[str, Sequence[Row]]
+) -> None:
+    """The same runs cut short by patience, beside the paper's early-stopped ones."""
+    lines = []
+    for group in groups:
+        for line in group.lines:
+            stopped = [s for row in line.runs.values() if (s := _stopped(row, epochs, spec.early_stop or 1))]
+            if not stopped:
+                continue
+            metrics = metrics_of(line.runs.values())
+            cells = [group.name, line.name, "/".join(end for end, _ in stopped)]
+            number: Row = {"group": group.name, "run": f"{line.name}, early stopping", "stop epoch": cells[-1]}
+            printed_stop = next((r["stop_epoch"] for r in spec.stop_epochs if _same(r, line.first)), "–")
+            cells.append(printed_stop)
+            paper = paper_row(spec.paper, line.first, early_stop="yes") or {}
+            for metric in metrics:
+                ours = fmean(float(row[metric]) for _, row in stopped)
+                full = line.mean(metric) or 0.0
+                printed = paper.get(PAPER_COLUMNS.get(metric, ""), "")
+                share = _signed(100 * (ours / float(printed) - 1)) if printed else "–"
+                cells += [_number(ours), _signed(100 * (ours / full - 1) if full else None), printed or "–", share]
+                number |= {short(metric): f"{ours:.6f}", f"paper {short(metric)}": printed}
+            lines.append(cells)
+            document.numbers.append(number)
+    if not lines:
+        return
+    header = ["group", "run", "stop epoch", "paper's"]
+    for metric in metrics_of(row for g in groups for line in g.lines for row in line.runs.values()):
+        header += [short(metric), "to the full run", "paper", "ours to paper"]
+    document.blocks += [
+        Heading(f"With early stopping (patience {spec.early_stop}), read off the same histories"),
+        Table(header, lines, 2),
+        Text("A stop epoch with a + was not reached: the history ended first."),
+    ]
+
+
+def _same(printed: Row, row: Row) -> bool:
+    return printed["model"] == row["model"] and printed["loss"] == row["loss"]
+
+
+def _stopped(row: Row, epochs: Mapping[str, Sequence[Row]], patience: int) -> tuple[str, Row] | None:
+    """Where the run would have stopped and the epoch it would report; None where its history cannot tell."""
+    history = epochs.get(row["cell"], [])
+    if not history or row["plateau"] == "yes" or row["protocol"] != "paper" or not history[0].get(row["monitor"]):
+        return None
+    stop = read_stop([float(epoch[row["monitor"]]) for epoch in history], patience)
+    return f"{stop.epoch}{'' if stop.reached else '+'}", history[stop.best_epoch - 1]
+
+
+def _families(groups: Sequence[Group]) -> dict[tuple[str, str], list[Line]]:
+    """(model, data set) -> its lines, where they differ in the number of negatives."""
+    found: dict[tuple[str, str], list[Line]] = {}
+    for group in groups:
+        for line in group.lines:
+            found.setdefault((line.first["model"], line.first["dataset"]), []).append(line)
+    return {key: lines for key, lines in found.items() if len({line.first["num_negs"] for line in lines}) > 1}
+
+
+def _negatives(document: Document, groups: Sequence[Group]) -> None:
+    for (model, dataset), lines in _families(groups).items():
+        for metric in metrics_of(row for line in lines for row in line.runs.values()):
+            curves: dict[str, dict[int, float]] = {}
+            for line in lines:
+                value = line.mean(metric)
+                if value is not None:
+                    curves.setdefault(line.name, {})[int(line.first["num_negs"])] = value
+            # A comparison's lines are named by experiment: one point each makes no curve, so they join by loss.
+            if all(len(points) == 1 for points in curves.values()):
+                curves = {}
+                for line in lines:
+                    curves.setdefault(line.first["loss"], {})[int(line.first["num_negs"])] = line.mean(metric) or 0.0
+            title = f"{short(metric)} by number of negatives, {model} on {dataset}"
+            counts = sorted({count for points in curves.values() for count in points})
+            table = [[name, *(_number(points.get(count)) for count in counts)] for name, points in curves.items()]
+            document.blocks += [
+                Heading(title),
+                Table([short(metric), *(str(count) for count in counts)], table),
+                Image(f"{_slug(f'negatives {model} {dataset} {short(metric)}')}.png",
+                      figures.by_negatives(curves, short(metric), title), title),
+            ]  # fmt: skip
+
+
+def _tuning(document: Document, rows: Iterable[Row]) -> None:
+    """All tuning cells, by validation; test is not shown here, so that nobody picks by it."""
+    groups: dict[str, dict[str, Line]] = {}
+    for row in rows:
+        if row.get("family"):
+            line = groups.setdefault(row["group"], {}).setdefault(row["label"], Line(row["label"], {}))
+            line.runs[row["seed"]] = row
+    for group, lines in groups.items():
+        ordered = sorted(lines.values(), key=lambda line: -monitor(line))
+        counts = {
+            f: sum(line.first["family"] == f for line in ordered)
+            for f in dict.fromkeys(x.first["family"] for x in ordered)
+        }
+        name = ordered[0].first["monitor"]
+        said = "validation" if ordered[0].first["protocol"] == "held-out" else "test"
+        table = [[line.first["family"], line.name, _number(monitor(line), 5)] for line in ordered]
+        document.blocks += [
+            Heading(f"Tuning cells, {group}"),
+            Text("Cells with a result: " + ", ".join(f"{count} of {family}" for family, count in counts.items()) + "."),
+            Table(["family", "cell", f"{short(name)} on {said}"], table, 2),
+        ]
+        sentence = _bought(group, groups_of(row for line in lines.values() for row in line.runs.values()))
+        if sentence:
+            document.blocks.append(Text(sentence))
+
+
+def _bought(group: str, chosen: Sequence[Group]) -> str:
+    """What the second family buys over the first, in one sentence."""
+    lines = chosen[0].lines
+    if len(lines) != 2:
+        return ""
+    first, second = lines
+    gains = [f"{_signed(percent(first, second, m))} {short(m)}" for m in metrics_of([first.first])]
+    return (
+        f"{group}: the best of {second.cells} cells with {second.name} ({second.first['label']}) is "
+        f"{' and '.join(gains)} against the best of {first.cells} with {first.name} ({first.first['label']}), on test, "
+        f"both chosen on validation, {len(first.runs)} seed{'s' if len(first.runs) > 1 else ''}."
+    )
+
+
+def _curves(document: Document, groups: Sequence[Group], epochs: Mapping[str, Sequence[Row]]) -> None:
+    blocks = []
+    for group in groups:
+        metric = group.first.first["monitor"]
+        curves = {line.name: curve for line in group.lines if (curve := mean_curve(epochs, line, metric))}
+        if curves:
+            title = f"{short(metric)} by epoch, {group.name}"
+            png = figures.learning_curves(curves, short(metric), title)
+            blocks.append(Image(f"{_slug(f'curves {group.name}')}.png", png, f"{title} (mean over seeds)"))
+    if blocks:
+        said = "validation" if groups[0].first.first["protocol"] == "held-out" else "test"
+        document.blocks += [Heading("Learning curves"), Text(f"Measured on {said}, mean over seeds."), *blocks]
+
+
+def _bands(document: Document, groups: Sequence[Group], epochs: Mapping[str, Sequence[Row]]) -> None:
+    """How many negatives fall in each band and what share of the gradient each band has, on the same thresholds."""
+    blocks: list = []
+    for group in groups:
+        thresholds = group.first.first.get("suite_thresholds", "").split()
+        if not thresholds:
+            continue
+        names = [
+            f"≤ {thresholds[0]}",
+            *(f"{a} to {b}" for a, b in pairwise(thresholds)),
+            f"> {thresholds[-1]}",
+        ]
+        shares, gradients, lines, others = {}, {}, [], []
+        for line in group.lines:
+            counted = [mean_curve(epochs, line, f"band_{band}") for band in range(len(names))]
+            slopes = [mean_curve(epochs, line, f"gradient_{band}") for band in range(len(names))]
+            if not all(counted):
+                others.append(f"{line.name} (counted on {line.first.get('thresholds') or 'nothing'})")
+                continue
+            shares[line.name], gradients[line.name] = counted, slopes if all(slopes) else []
+            at = min(round(line.mean("best_epoch") or 1), len(counted[0])) - 1
+            lines.append([line.name, "negatives", *(f"{100 * band[at]:.3f} %" for band in counted)])
+            if all(slopes):
+                lines.append([line.name, "gradient", *(f"{100 * band[at]:.1f} %" for band in slopes)])
+        blocks.append(Heading(group.name, 3))
+        if shares:
+            title = f"Bands by epoch, {group.name}"
+            blocks += [
+                Table(["run", "share of", *names], lines, 2),
+                Image(f"{_slug(f'bands {group.name}')}.png", figures.bands(shares, gradients, names, title), title),
+            ]
+        if others:
+            blocks.append(
+                Text(f"Not binned here, because the run was counted on other margins: {', '.join(others)}. "
+                     "Running it anew (--overwrite) counts it on these.")
+            )  # fmt: skip
+    if blocks:
+        document.blocks += [
+            Heading("Band occupancy"),
+            Text(
+                "Every run's training negatives between the same thresholds (similarity, dropout included), whatever "
+                "its own margins, and each band's share of the gradient, the sum of |dL/dn|. Tables: at the best epoch."
+            ),
+            *blocks,
+        ]
+
+
+def _time_table(document: Document, spec: Spec, groups: Sequence[Group]) -> None:
+    """Seconds per epoch, ours and the paper's; only the differences within a machine compare."""
+    lines = []
+    for group in groups:
+        paper_first = paper_row(spec.paper, group.first.first) or {}
+        for line in group.lines:
+            paper = paper_row(spec.paper, line.first) or {}
+            printed = paper.get("seconds_per_epoch", "")
+            ours, base = _epoch_seconds(line), _epoch_seconds(group.first)
+            base_printed = paper_first.get("seconds_per_epoch", "")
+            own = "–" if line is group.first else f"{ours - base:+.2f} s ({100 * (ours / base - 1):+.1f} %)"
+            theirs = "–"
+            if printed and base_printed and line is not group.first:
+                a, b = float(base_printed), float(printed)
+                theirs = f"{b - a:+.1f} s ({100 * (b / a - 1):+.1f} %)"
+            lines.append(
+                [group.name, line.name, printed or "–", theirs, _number(line.mean("train_seconds_per_epoch"), 2),
+                 _number(line.mean("eval_seconds_per_epoch"), 2), f"{ours:.2f}", own]
+            )  # fmt: skip
+            document.numbers.append(
+                {"group": group.name, "run": line.name, "paper seconds per epoch": printed,
+                 "seconds per epoch": f"{ours:.3f}"}
+            )  # fmt: skip
+    header = [
+        "group",
+        "run",
+        "paper s/epoch",
+        "paper to first",
+        "training s",
+        "evaluation s",
+        "ours s/epoch",
+        "to first",
+    ]
+    document.blocks += [
+        Heading("Seconds per epoch"),
+        Table(header, lines, 2),
+        Text("Medians over epochs. The paper's seconds are of stock recbox on a P100; ours are of the machine below."),
+    ]
+
+
+def _epoch_seconds(line: Line) -> float:
+    return (line.mean("train_seconds_per_epoch") or 0.0) + (line.mean("eval_seconds_per_epoch") or 0.0)
+
+
+def _cost(document: Document, groups: Sequence[Group]) -> None:
+    lines = []
+    for group in groups:
+        for line in group.lines:
+            total = (line.mean("train_seconds") or 0.0) + (line.mean("eval_seconds") or 0.0)
+            memory = (line.mean("peak_memory_bytes") or 0.0) / 1e9
+            lines.append(
+                [group.name, line.name, line.first["engine"], _distinct(line, "backend"), _distinct(line, "device"),
+                 _number(line.mean("train_seconds_per_epoch"), 2), _number(line.mean("eval_seconds_per_epoch"), 2),
+                 "/".join(r["epochs"] for r in line.runs.values()), f"{total / 60:.1f}", f"{memory:.2f}"]
+            )  # fmt: skip
+    header = ["group", "run", "engine", "backend", "device", "training s/epoch", "evaluation s/epoch", "epochs",
+              "total min", "peak GB"]  # fmt: skip
+    document.blocks += [Heading("Time and memory"), Table(header, lines, 5)]
+
+
+def _distinct(line: Line, column: str) -> str:
+    return "/".join(sorted({row[column] for row in line.runs.values()}))
+
+
+def _origin(document: Document, done: Sequence[Row]) -> None:
+    """Where the rows come from: machines, versions, commits, days."""
+
+    def distinct(*columns: str) -> list[str]:
+        found = {" ".join(row[c] for c in columns if row.get(c)): None for row in done}
+        return [text for text in found if text]
+
+    machines = [
+        f"{row['processor']}, {row['cores']} cores, {row['memory_gib']} GiB, {row['threads']} threads"
+        + (f", {row['gpu']}" if row.get("gpu") else "")
+        for row in done
+    ]
+    versions = [
+        ", ".join(f"{n} {row[n]}" for n in ("python", "torch", "numpy", "numba", "triton", "recbox") if row.get(n))
+        for row in done
+    ]
+    days = sorted({row["date"][:10] for row in done})
+    commits = [f"{text[:12]}{'-dirty' if text.endswith('-dirty') else ''}" for text in distinct("commit")]
+    document.blocks += [
+        Heading("Where these numbers come from"),
+        Items(
+            [
+                f"{len(done)} runs, {days[0]} to {days[-1]}",
+                *(f"machine: {m}" for m in dict.fromkeys(machines)),
+                *(f"versions: {v}" for v in dict.fromkeys(versions)),
+                f"commits: {', '.join(commits)}",
+                f"data fingerprints: {', '.join(distinct('dataset', 'data_fingerprint'))}",
+                f"first command: {done[0]['command']}",
+            ]
+        ),
+    ]

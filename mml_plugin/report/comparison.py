@@ -1,0 +1,198 @@
+"""What rows say side by side: groups, lines, means, paired tests. No formatting here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+
+from mml_plugin.report.rows import Row, Rows
+from mml_plugin.report.statistics import PairedTest, holm, paired_t
+
+METRICS = ("Recall(k=20)", "NDCG(k=20)")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a group: the runs of one setting, one per seed.
+
+    Attributes:
+        name: what it is called: its label, or the family that it was chosen from.
+        runs: seed -> row.
+        cells: how many tuning cells it was chosen from; 1 when it was not chosen.
+    """
+
+    name: str
+    runs: dict[str, Row]
+    cells: int = 1
+
+    @property
+    def first(self) -> Row:
+        """The row of the first seed."""
+        return next(iter(self.runs.values()))
+
+    def values(self, column: str, seeds: Iterable[str] | None = None) -> list[float]:
+        """The numbers of a column, over the given seeds or all."""
+        rows = [self.runs[seed] for seed in (self.runs if seeds is None else seeds)]
+        return [float(row[column]) for row in rows if row.get(column)]
+
+    def mean(self, column: str, seeds: Iterable[str] | None = None) -> float | None:
+        """The mean of a column, None where it is empty."""
+        found = self.values(column, seeds)
+        return fmean(found) if found else None
+
+    def sd(self, column: str) -> float | None:
+        """The standard deviation over seeds, None with fewer than two."""
+        found = self.values(column)
+        return stdev(found) if len(found) > 1 else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Lines that are compared with the first of them."""
+
+    name: str
+    lines: list[Line]
+
+    @property
+    def first(self) -> Line:
+        """What the others are compared with."""
+        return self.lines[0]
+
+
+@dataclass(frozen=True)
+class Test:
+    """Two lines of a group, one metric, both tests.
+
+    Attributes:
+        group, first, second: which lines.
+        metric: column.
+        percent: difference of the means in percent of the first.
+        seeds: paired t over seeds; its p-value is Holm-corrected.
+        users: bootstrap over users, likewise; None where it was not made.
+    """
+
+    group: str
+    first: str
+    second: str
+    metric: str
+    percent: float
+    seeds: PairedTest
+    users: PairedTest | None
+
+
+def metrics_of(rows: Iterable[Row]) -> list[str]:
+    """The metrics that reports show: Recall@20 and NDCG@20, or the monitor where a run has neither."""
+    found = [m for m in METRICS if any(row.get(m) for row in rows)]
+    return found or sorted({row["monitor"] for row in rows if row.get(row.get("monitor", ""))})[:1]
+
+
+def groups_of(rows: Iterable[Row]) -> list[Group]:
+    """Groups and their lines in the rows' order; of a family, the cell that is best on validation stands for all."""
+    groups: dict[str, dict[str, Line]] = {}
+    for row in rows:
+        lines = groups.setdefault(row["group"], {})
+        line = lines.setdefault(row["label"], Line(row["label"], {}))
+        line.runs[row["seed"]] = row
+    return [Group(name, _chosen(list(lines.values()))) for name, lines in groups.items()]
+
+
+def _chosen(lines: list[Line]) -> list[Line]:
+    """Lines without a family as they are; of each family the best, in the place of its first."""
+    families: dict[str, list[Line]] = {}
+    for line in lines:
+        families.setdefault(line.first.get("family") or f"\0{line.name}", []).append(line)
+    found = []
+    for name, members in families.items():
+        seeds = sorted(set.intersection(*(set(line.runs) for line in members)), key=int)
+        best = max(members, key=lambda line: monitor(line, seeds or None))
+        found.append(best if name.startswith("\0") else replace(best, name=name, cells=len(members)))
+    return found
+
+
+def monitor(line: Line, seeds: Iterable[str] | None = None) -> float:
+    """The mean of what a run is selected by: on validation where there is one, otherwise as reported.
+
+    Cells are compared over the seeds that all of them have: the chosen one's further seeds do not count for it.
+    """
+    name = line.first["monitor"]
+    chosen = list(line.runs if seeds is None else seeds)
+    value = line.mean(f"validation {name}", chosen)
+    return value if value is not None else line.mean(name, chosen) or float("-inf")
+
+
+def shared_seeds(first: Line, second: Line) -> list[str]:
+    """The seeds that both have, rising."""
+    return sorted(set(first.runs) & set(second.runs), key=int)
+
+
+def percent(first: Line, second: Line, column: str) -> float | None:
+    """How much more the second's mean is, in percent of the first's, over the seeds that both have."""
+    seeds = shared_seeds(first, second)
+    a, b = first.mean(column, seeds), second.mean(column, seeds)
+    return 100 * (b / a - 1) if a and b is not None else None
+
+
+def compare(rows: Rows, groups: Sequence[Group]) -> list[Test]:
+    """Every line against the first of its group; p-values Holm-corrected over all tests of one kind."""
+    bootstraps = {(r["group"], r["label"], r["against"], r["metric"]): r for r in rows.users}
+    found: list[Test] = []
+    for group in groups:
+        for line in group.lines[1:]:
+            seeds = shared_seeds(group.first, line)
+            for metric in metrics_of([*group.first.runs.values(), *line.runs.values()]):
+                ours, theirs = group.first.values(metric, seeds), line.values(metric, seeds)
+                if not ours or len(ours) != len(theirs):
+                    continue
+                share = percent(group.first, line, metric)
+                key = (group.name, line.first["label"], group.first.first["label"], metric)
+                users = _read_bootstrap(bootstraps.get(key))
+                test = Test(
+                    group.name, group.first.name, line.name, metric, share or 0.0, paired_t(ours, theirs), users
+                )
+                found.append(test)
+    return _corrected(found)
+
+
+def _read_bootstrap(row: Row | None) -> PairedTest | None:
+    if row is None:
+        return None
+    p_value = float(row["p_value"]) if row["p_value"] else None
+    return PairedTest(
+        float(row["difference"]), float(row["low"]), float(row["high"]), p_value, int(row["users"]),
+        "" if p_value is not None else "too few users",
+    )  # fmt: skip
+
+
+def _corrected(tests: list[Test]) -> list[Test]:
+    seeds = holm([test.seeds.p_value for test in tests])
+    users = iter(holm([test.users.p_value for test in tests if test.users is not None]))
+    found = []
+    for test, p_seeds in zip(tests, seeds):
+        corrected = None if test.users is None else replace(test.users, p_value=next(users))
+        found.append(replace(test, seeds=replace(test.seeds, p_value=p_seeds), users=corrected))
+    return found
+
+
+def paper_row(table: Sequence[Row], row: Row, **more: str) -> Row | None:
+    """The line of a paper's table that stands for the run; None when it has none."""
+    keys = {key: row.get(key, "") for key in ("model", "loss", "dataset", "num_negs", "plateau")} | more
+    for line in table:
+        if all(line[key] == value for key, value in keys.items() if key in line):
+            return line
+    return None
+
+
+def mean_curve(epochs: Mapping[str, Sequence[Row]], line: Line, column: str) -> list[float]:
+    """A history column averaged over seeds, epoch by epoch, as far as all seeds go; empty where it is missing.
+
+    Args:
+        epochs: cell -> its epochs, as :meth:`Rows.epochs` gives them.
+    """
+    curves = []
+    for row in line.runs.values():
+        history = epochs.get(row["cell"], [])
+        if not history or any(not epoch.get(column) for epoch in history):
+            return []
+        curves.append([float(epoch[column]) for epoch in history])
+    return [fmean(values) for values in zip(*curves)] if curves else []

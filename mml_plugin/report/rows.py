@@ -1,0 +1,94 @@
+"""Rows: plain CSV files, one line per run, per epoch or per test. All that a report may look at.
+
+Three files make a suite's rows: ``<name>.csv`` (one line per cell), ``<name>-history.csv`` (one per cell and epoch) and
+``<name>-users.csv`` (one per bootstrap over users, made where the per-user metrics were at hand).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mml_plugin.errors import UserError
+from mml_plugin.files import atomic_write
+
+Row = dict[str, str]
+FIRST = (
+    "cell", "state", "error", "group", "label", "family", "expid", "settings", "model", "dataset", "loss",
+    "loss_params", "num_negs", "engine", "backend", "protocol", "seed", "best_epoch", "epochs", "monitor",
+)  # fmt: skip
+
+
+@dataclass
+class Rows:
+    """The rows of one suite.
+
+    Attributes:
+        cells: one per run.
+        history: one per run and epoch.
+        users: one per bootstrap over users.
+    """
+
+    cells: list[Row] = field(default_factory=list)
+    history: list[Row] = field(default_factory=list)
+    users: list[Row] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, stem: Path) -> Rows:
+        """Read the three files below ``<stem>``; one that is not there is empty."""
+        return cls(*(read_csv(path) for path in paths(stem)))
+
+    def save(self, stem: Path) -> None:
+        """Write the three files, each complete or as it was."""
+        for path, rows in zip(paths(stem), (self.cells, self.history, self.users)):
+            write_csv(path, rows)
+
+    def done(self) -> list[Row]:
+        """The cells with a result."""
+        return [row for row in self.cells if row["state"] == "done"]
+
+    def epochs(self) -> dict[str, list[Row]]:
+        """Cell -> its epochs in order."""
+        found: dict[str, list[Row]] = {}
+        for row in self.history:
+            found.setdefault(row["cell"], []).append(row)
+        return {cell: sorted(rows, key=lambda row: int(row["epoch"])) for cell, rows in found.items()}
+
+
+def paths(stem: Path) -> tuple[Path, Path, Path]:
+    """The three files of a suite."""
+    return (
+        stem.with_name(f"{stem.name}.csv"),
+        stem.with_name(f"{stem.name}-history.csv"),
+        stem.with_name(f"{stem.name}-users.csv"),
+    )
+
+
+def read_csv(path: Path) -> list[Row]:
+    """The rows of a file; none where there is no file."""
+    if not path.is_file():
+        return []
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            return [{key: value or "" for key, value in row.items()} for row in csv.DictReader(stream)]
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Write rows under the union of their columns; no row, no file."""
+    columns = columns_of(rows)
+    if not columns:
+        return
+    with atomic_write(path) as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n", restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def columns_of(rows: Iterable[Mapping[str, str]]) -> list[str]:
+    """The well-known columns first, the others as they come."""
+    every = list(dict.fromkeys(key for row in rows for key in row))
+    return [key for key in FIRST if key in every] + [key for key in every if key not in FIRST]
