@@ -54,7 +54,7 @@ class Keys:
         return value
 
 
-def squares(parameters: list[nn.Parameter]) -> Tensor:
+def squares(parameters: list[Tensor]) -> Tensor:
     """Half the sum of all squares."""
     return 0.5 * torch.stack([p.square().sum() for p in parameters]).sum()
 
@@ -95,7 +95,7 @@ class SampledMF(GeneralRecommender):
             with torch.no_grad():
                 table[0] = 0
 
-    def tables(self) -> list[nn.Parameter]:
+    def tables(self) -> list[Tensor]:
         """The embedding tables, a shared one once."""
         return [self.user_table.weight, self.item_table.weight]
 
@@ -171,7 +171,7 @@ class SampledSimpleX(SampledMF):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def tables(self) -> list[nn.Parameter]:
+    def tables(self) -> list[Tensor]:
         history = getattr(self, "history_table", self.item_table)
         return super().tables() + ([] if history is self.item_table else [history.weight])
 
