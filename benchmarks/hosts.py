@@ -43,10 +43,12 @@ class Failed(Exception):
 class Log:
     """Lines for the terminal and for the file."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: str) -> None:
         self.lines: list[str] = []
+        self.work = work
 
     def say(self, text: str) -> None:
+        text = text.replace(self.work, "<tmp>")
         print(text, flush=True)
         self.lines.append(text)
 
@@ -76,8 +78,8 @@ def copy_repository(target: Path) -> Path:
 
 def build_wheel(log: Log, source: Path) -> Path:
     """The wheel, which must hold every module of the package."""
-    log.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
-             "--wheel-dir", str(source / "dist"), "."], source)  # fmt: skip
+    target = str(source / "dist")
+    log.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", target, "."], source)
     (wheel,) = (source / "dist").glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
     wanted = {str(p.relative_to(source)) for p in (source / "mml_plugin").rglob("*.py")}
@@ -144,12 +146,15 @@ def main() -> int:
     parser.add_argument("--reczoo", type=Path, help="matching/cf/SimpleX of a reczoo/RecZoo checkout")
     parser.add_argument("--only", choices=("wheel", "recbole", "reczoo"))
     options = parser.parse_args()
-    log, failed = Log(), []
-    changed = subprocess.run(["git", "-C", str(ROOT), "status", "--porcelain"], capture_output=True, text=True).stdout
-    log.say(f"date: {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, commit {commit()}")
-    log.say("uncommitted: " + (", ".join(line[3:] for line in changed.splitlines()) or "nothing"))
+    failed = []
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
+        log = Log(name)
+        changed = subprocess.run(
+            ["git", "-C", str(ROOT), "status", "--porcelain"], capture_output=True, text=True
+        ).stdout
+        log.say(f"date: {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, commit {commit()}")
+        log.say("uncommitted: " + (", ".join(line[3:] for line in changed.splitlines()) or "nothing"))
         source = copy_repository(work / "source")
         steps = {"wheel": lambda: check_wheel(log, source, work), "recbole": lambda: check_recbole(log, source)}
         if options.reczoo:
