@@ -32,6 +32,8 @@ class ScoreRange:
             return
         if torch._C._functorch.is_functorch_wrapped_tensor(scores):
             return
+        if scores.is_cuda and torch.cuda.is_current_stream_capturing():
+            return  # a CUDA graph records kernels; reading a value would end the recording
         self.batches += 1
         if self.batches & (self.batches - 1):
             return
