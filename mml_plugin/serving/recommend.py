@@ -27,7 +27,8 @@ def recommend(run: SavedRun, user: str, k: int = 20) -> list[tuple[str, float]]:
         UserError: for an unknown or cold user, or ``k`` below 1.
     """
     rows = torch.tensor([run.user_row(user)])
-    top, scores = _best(run, rows, _checked(k))
+    # One row is ranked before another backend has started.
+    top, scores = _best(run, rows, _checked(k), "torch")
     return [(str(run.item_ids[i]), s) for i, s in zip(top[0].tolist(), scores[0].tolist()) if i >= 0]
 
 
@@ -76,9 +77,9 @@ def _parts(rows: Tensor, progress: bool) -> Iterator[Tensor]:
             bar.update(len(part))
 
 
-def _best(run: SavedRun, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _best(run: SavedRun, rows: Tensor, k: int, backend_name: str = "auto") -> tuple[Tensor, Tensor]:
     """Item rows ``[U, k]`` (-1 where there is none) and their scores."""
-    backend = backends.select("auto", torch.device("cpu"))
+    backend = backends.select(backend_name, torch.device("cpu"))
     vectors = run.user_vectors[rows]
     top = top_items(vectors, run.item_vectors, min(k, len(run.item_ids)), backend, rows, (run.seen,))
     scores = torch.einsum("ud,ukd->uk", vectors, run.item_vectors[top.clamp_min(0)])

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import run_docs
 
+from mml_plugin import available_losses
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
 FILES = [run_docs.ROOT / "README.md", *sorted((run_docs.ROOT / "docs").glob("*.md"))]
 
 
@@ -38,3 +43,20 @@ def test_blocks_and_reasons(tmp_path, monkeypatch):
     assert (first.line, third.language, third.text) == (1, "python", "print(1)")
     assert "exit code 3" in run_docs.run_block(first, tmp_path, tmp_path)
     assert run_docs.run_block(third, tmp_path, tmp_path) == ""
+
+
+@pytest.mark.parametrize("spec", available_losses(), ids=lambda spec: spec.name)
+def test_every_loss_has_a_section_with_its_parameters_and_a_picture(spec):
+    page = (run_docs.ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
+    (section,) = [part for part in page.split("\n## ") if part.startswith(f"{spec.name}\n")]
+    assert all(f"`{parameter.name}`" in section for parameter in spec.parameters)
+    assert all(alias.name in section for alias in spec.aliases)
+    picture = f"images/losses/{spec.name}.svg"
+    assert picture in section
+    assert (run_docs.ROOT / "docs" / picture).is_file()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
+def test_links_lead_somewhere(file):
+    targets = [t for t in LINK.findall(file.read_text(encoding="utf-8")) if "://" not in t]
+    assert [t for t in targets if not (file.parent / t.partition("#")[0]).exists()] == []
