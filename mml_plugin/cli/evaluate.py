@@ -29,6 +29,8 @@ def evaluate(run: Path, k, metrics, file: Path | None, data: Path | None, skip_u
     saved = load_run(run)
     if file is None and data is None:
         data = Path(saved.params["train_data"]).parent
+        if not data.is_dir():
+            raise UserError(f"the run's data set {data.resolve()} is not there; give --data DIR or --file FILE")
     pairs = serving.split_pairs(data) if data is not None else serving.read_pairs(Path(str(file)))
     found = serving.evaluate(saved, pairs, k, metrics, skip_unknown)
     for note in found.notes:

@@ -106,7 +106,7 @@ def test_unknown_ids_can_be_skipped(written, pairs):
     [
         (["--metric", "Recal"], "there is no metric 'Recal'; did you mean 'Recall'"),
         (["--file", "a", "--data", "b"], "give either --file or --data"),
-        ([], "nowhere holds no data set"),
+        ([], "nowhere is not there; give --data DIR or --file FILE"),
     ],
 )
 def test_mistakes_are_one_sentence(written, capsys, words, says, monkeypatch, tmp_path):
