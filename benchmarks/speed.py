@@ -324,8 +324,8 @@ def write(path: Path, rows: list[dict[str, Any]], columns: list[str], key: tuple
 
 SIZES = [(10_000, 100_000), (10_000, 1_000_000), (100_000, 1_000_000), (100_000, 10_000_000), (1_000_000, 10_000_000)]
 SWEEP_COLUMNS = [
-    "items", "interactions", "users", "backend", "device", "negatives", "step_ms", "epoch_seconds", "ranking_ms_per_user",
-    "peak_memory_gb", "processor", "cores", "gpu", "torch", "numba", "commit", "date",
+    "items", "interactions", "users", "backend", "device", "negatives", "step_ms", "epoch_seconds",
+    "ranking_ms_per_user", "peak_memory_gb", "processor", "cores", "gpu", "torch", "numba", "commit", "date",
 ]  # fmt: skip
 
 

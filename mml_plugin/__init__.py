@@ -1,15 +1,17 @@
 """The Multi-Margin Loss and its rivals for collaborative filtering, plugged into reczoo from outside.
 
-Importing this package needs torch and pydantic alone: recbox and fuxictr load when their host
-is used.
+Using a loss needs torch and pydantic alone: recbox and fuxictr load when their host is used. torch itself loads with
+the first loss, so that the command line can set up its threads before.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mml_plugin.errors import UserError
-from mml_plugin.registry import available_losses, build_loss, get_spec
+
+if TYPE_CHECKING:
+    from mml_plugin.registry import available_losses, build_loss, get_spec
 
 __version__ = "0.1.0"
 __all__ = [
@@ -22,6 +24,14 @@ __all__ = [
     "registered",
     "unregister",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("available_losses", "build_loss", "get_spec"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mml_plugin import registry
+
+    return getattr(registry, name)
 
 
 def register() -> None:

@@ -21,6 +21,10 @@ _SAYS = {
     errno.EPERM: "permission is denied",
     errno.EROFS: "the file system is read-only",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EISDIR: "it is a folder, not a file",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ENOENT: "the folder is not there and cannot be made",
+    errno.EIO: "the device reports an error",
 }
 
 
@@ -38,9 +42,9 @@ def writing(what: str | os.PathLike[str]) -> Iterator[None]:
 def make_folder(path: str | os.PathLike[str]) -> Path:
     """Create ``path`` and its parents; a :class:`UserError` where that is not possible."""
     folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"cannot write to {folder}: it is a file, not a folder")
     with writing(folder):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"cannot write to {folder}: it is a file, not a folder")
         folder.mkdir(parents=True, exist_ok=True)
     return folder
 

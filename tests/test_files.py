@@ -47,6 +47,13 @@ def test_a_path_below_a_file_is_refused_in_one_sentence(tmp_path):
         make_folder(tmp_path / "file")
 
 
+def test_a_folder_that_cannot_be_made_is_one_sentence():
+    with pytest.raises(UserError, match="cannot write /proc/none: the folder is not there and cannot be made"):
+        make_folder("/proc/none")
+    with pytest.raises(UserError, match="the name is too long"):
+        make_folder("/tmp/" + 300 * "x")
+
+
 FULL = """
 import resource, signal, sys
 from mml_plugin.errors import UserError

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from mml_plugin.errors import UserError, nearest
+from mml_plugin.threads import spin_less_when_busy
 
 # command -> "module:attribute" of its click command
 COMMANDS = {
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None, default_config: Path | None = None) 
         0 on success, 2 for a user's mistake (one sentence on standard error), 130 after Ctrl-C,
         1 when a command reports that a part of its work failed.
     """
+    spin_less_when_busy()
     settings = Settings(default_config or Path("config"))
     try:
         code = cli.main(args=list(sys.argv[1:] if argv is None else argv), standalone_mode=False, obj=settings)

@@ -82,6 +82,7 @@ def check_command(name: str, root: Path) -> None:
 @OVERWRITE
 def synth_command(name: str, users: int, items: int, seed: int, root: Path, overwrite: bool) -> None:
     """Make a small synthetic data set from a seed."""
+    from mml_plugin.data.store import folder_of
     from mml_plugin.data.synthetic import generate
 
-    click.echo(f"wrote {generate(root / name, users, items, seed, overwrite)}")
+    click.echo(f"wrote {generate(folder_of(root, name), users, items, seed, overwrite)}")

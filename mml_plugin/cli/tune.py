@@ -30,12 +30,12 @@ class SeveralValues(click.Command):
 @click.option("--tag", help="Run only the cells whose name contains this.")
 @click.option("--script", type=click.Path(path_type=Path), help="What runs a cell; default: mml train.")
 @click.option("--runs", "runs_dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
-@click.option("--engine", default="recbox", show_default=True, help="recbox, the stock pipeline.")
+@click.option("--engine", default="recbox", show_default=True, help="recbox, the stock pipeline, or fast.")
 @click.option("--protocol", default="paper", show_default=True, help="paper or held-out.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Overrides the configuration's seed.")
 def tune(tuner_file, gpus, tag, script, runs_dir, engine, protocol, seed) -> int:
     """Run every cell of a grid that has not finished yet; exit 1 when a cell failed."""
     from mml_plugin.experiment.tuning import run_grid
 
-    runner = [sys.executable, str(script)] if script else [sys.executable, "-m", "mml_plugin", "train"]
+    runner = [sys.executable, str(script)] if script else None
     return run_grid(tuner_file, gpus, runs_dir, runner, engine=engine, protocol=protocol, seed=seed, tag=tag)

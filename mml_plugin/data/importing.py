@@ -9,7 +9,7 @@ import numpy as np
 from mml_plugin.data.catalog import KNOWN
 from mml_plugin.data.interactions import Interactions, find_text, from_lines
 from mml_plugin.data.lightgcn import read_lines
-from mml_plugin.data.store import store
+from mml_plugin.data.store import folder_of, store
 from mml_plugin.errors import UserError
 from mml_plugin.files import checksum
 
@@ -30,7 +30,7 @@ def import_dataset(name: str, source: Path, root: Path, drop_cold_users: bool = 
     Raises:
         UserError: for missing or malformed files, wrong contents, and test users without history.
     """
-    source = Path(source)
+    folder, source = folder_of(root, name), Path(source)
     if not source.is_dir():
         raise UserError(f"--from {source}: there is no such folder")
     train, test = (find_text(source, split) for split in ("train", "test"))
@@ -38,7 +38,7 @@ def import_dataset(name: str, source: Path, root: Path, drop_cold_users: bool = 
     notes = [*_identity_notes(name, data, {"train.txt": train, "test.txt": test})]
     data, dropped = without_cold_users(data, drop_cold_users, str(test))
     notes += dropped + _test_only_notes(data)
-    return store(data, Path(root) / name, f"text files of {source.resolve().name}", tuple(notes), overwrite)
+    return store(data, folder, f"text files of {source.resolve().name}", tuple(notes), overwrite)
 
 
 def import_csv(
@@ -49,6 +49,7 @@ def import_csv(
     Raises:
         UserError: as :func:`import_dataset`, and for a missing column or an empty cell (line named).
     """
+    folder = folder_of(root, name)
     frames = [read_pairs_csv(Path(path)) for path in (train, test)]
     users = _order_of_appearance([f[0] for f in frames])
     items = np.unique(np.concatenate([f[1] for f in frames]))
@@ -62,7 +63,7 @@ def import_csv(
     data = Interactions(users, items, *parts)
     data, dropped = without_cold_users(data, drop_cold_users, str(test))
     notes = dropped + _test_only_notes(data)
-    return store(data, Path(root) / name, f"{Path(train).name} and {Path(test).name}", tuple(notes), overwrite)
+    return store(data, folder, f"{Path(train).name} and {Path(test).name}", tuple(notes), overwrite)
 
 
 def read_pairs_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mml_plugin.data.lightgcn import Lines, read_lines
 from mml_plugin.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -138,14 +143,8 @@ def _read_ids(path: Path) -> np.ndarray | None:
 def _load_csv(folder: Path) -> Interactions:
     import pandas as pd
 
-    columns = ["query_index", "corpus_index", "user_id"]
-    splits = []
-    for name in ("train.csv", "test.csv"):
-        try:
-            splits.append(pd.read_csv(folder / name, usecols=columns, dtype={"user_id": str}))
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read {folder / name}: {error}") from None
-    items = pd.read_csv(folder / "item_corpus.csv", dtype=str)["item_id"].to_numpy(str)
+    items = _read_corpus(folder / "item_corpus.csv")
+    splits = [_read_rows(folder / name, len(items)) for name in ("train.csv", "test.csv")]
     codes, queries = pd.factorize(pd.concat([s["query_index"] for s in splits]))
     ids = pd.concat(splits).drop_duplicates("query_index")["user_id"].to_numpy(str)
     cut = len(splits[0])
@@ -154,3 +153,67 @@ def _load_csv(folder: Path) -> Interactions:
         order = np.argsort(users, kind="stable")
         parts += [_indptr(np.bincount(users, minlength=len(queries))), split["corpus_index"].to_numpy()[order]]
     return Interactions(ids, items, *parts)
+
+
+def _read_corpus(path: Path) -> np.ndarray:
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path, usecols=["item_id"], dtype=str, keep_default_na=False)["item_id"].to_numpy(str)
+    except (OSError, ValueError) as error:
+        raise UserError(_bad_line(path, ["item_id"], []) or f"cannot read {path}: {error}") from None
+
+
+def _read_rows(path: Path, items: int) -> pd.DataFrame:
+    """``query_index``, ``corpus_index`` and ``user_id`` of a split's CSV file, every row checked."""
+    import pandas as pd
+
+    numbers, columns = ["query_index", "corpus_index"], ["query_index", "corpus_index", "user_id"]
+    types: dict[str, type] = {"query_index": np.int64, "corpus_index": np.int64, "user_id": str}
+    try:
+        frame = pd.read_csv(path, usecols=columns, dtype=types, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(_bad_line(path, columns, numbers) or f"cannot read {path}: {error}") from None
+    if not len(frame):
+        raise UserError(f"{path} holds no row")
+    short = (frame["user_id"].isna() | (frame["user_id"] == "")).any() or not _last_line_is_whole(path)
+    if short or (frame[numbers] < 0).any(axis=None):
+        raise UserError(_bad_line(path, columns, numbers) or f"{path}: a user_id is empty")
+    outside = np.flatnonzero(frame["corpus_index"].to_numpy() >= items)
+    if len(outside):
+        raise UserError(
+            f"{path}, line {outside[0] + 2}: item {frame['corpus_index'].iloc[outside[0]]} is outside the item corpus, "
+            f"whose rows are 0 to {items - 1} ({path.parent / 'item_corpus.csv'})"
+        )
+    return frame
+
+
+def _last_line_is_whole(path: Path) -> bool:
+    """Whether the last line has as many cells as the header: pandas fills up what a truncated one lacks."""
+    with open(path, "rb") as stream:
+        header = stream.readline()
+        stream.seek(max(path.stat().st_size - (1 << 22), 0))
+        last = stream.read().rstrip(b"\r\n").rsplit(b"\n", 1)[-1]
+    return last.count(b",") >= header.count(b",")
+
+
+def _bad_line(path: Path, columns: list[str], numbers: list[str]) -> str:
+    """The first line of a CSV file that is not as its header says, as a sentence; "" when there is none."""
+    try:
+        with open(path, newline="", encoding="utf-8", errors="replace") as stream:
+            reader = csv.reader(stream)
+            header = next(reader, [])
+            for name in columns:
+                if name not in header:
+                    found = ", ".join(header)[:80] or "nothing"
+                    return f"{path}, line 1: column {name!r} is missing; found {found}"
+            for line, row in enumerate(reader, 2):
+                if row and len(row) != len(header):
+                    return f"{path}, line {line}: {len(row)} cells where the header has {len(header)}"
+                for name in numbers if row else ():
+                    cell = row[header.index(name)]
+                    if not cell.isdecimal():
+                        return f"{path}, line {line}: {name} must be a whole number >= 0, got {cell!r}"
+    except (OSError, csv.Error):
+        pass
+    return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -46,6 +47,17 @@ def store(data: Interactions, folder: Path, source: str, notes: tuple[str, ...] 
 
     build_folder(folder, fill)
     return folder
+
+
+def folder_of(root: Path, name: str) -> Path:
+    """``root/name``; a :class:`UserError` for a name that is no plain folder name, whose ``--overwrite`` could reach
+    beyond the data set (``..`` or ``.`` would take the whole root with it).
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        raise UserError(
+            f"{name!r} cannot name a data set: letters, digits, '_', '-' and '.', the first a letter, digit or '_'"
+        )
+    return Path(root) / name
 
 
 def build_folder(folder: Path, fill: Callable[[Path], None]) -> None:

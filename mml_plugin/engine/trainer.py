@@ -147,7 +147,7 @@ class Trainer:
         self.model, self.module, self.data, self.settings, self.backend = model, module, data, settings, backend
         self.state_path, self.on_epoch = state_path, on_epoch
         self.device = data.users.device
-        self.tower = UserTower(model, data.history.max_len if data.history else 0, settings.dropout_first)
+        self.tower = UserTower(model, data.history.max_len if data.history else 0, settings.dropout_first, backend)
         if model.history is not None and not self.tower.needs_history:
             logging.info("gamma is 1: histories cannot matter and are not computed")
         parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}

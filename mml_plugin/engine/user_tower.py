@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mml_plugin.engine.backends.base import Backend
 from mml_plugin.engine.declaration import Declaration, HistoryTower
 
 EPSILON = 1e-9
@@ -57,10 +58,13 @@ class UserTower:
         model: its declaration.
         max_len: L of recbox's padded histories.
         dropout_first: drop out before normalising, as BSL's code does, not after.
+        backend: pools attended histories where it can; None uses torch's operations.
     """
 
-    def __init__(self, model: Declaration, max_len: int = 0, dropout_first: bool = False) -> None:
-        self.model, self.max_len, self.dropout_first = model, max_len, dropout_first
+    def __init__(
+        self, model: Declaration, max_len: int = 0, dropout_first: bool = False, backend: Backend | None = None
+    ) -> None:
+        self.model, self.max_len, self.dropout_first, self.backend = model, max_len, dropout_first, backend
 
     @property
     def needs_history(self) -> bool:
@@ -90,13 +94,13 @@ class UserTower:
             training: whether leaves collect gradients.
         """
         dim = self.model.user_table.shape[1]
-        own = self.model.user_table.detach()[ids].requires_grad_(training)
+        own = self.model.user_table.detach().index_select(0, ids).requires_grad_(training)
         leaves = [(self.model.user_table, ids, own)]
         vectors = own
         if self.model.history is not None and self.needs_history:
             if history is None:
                 raise ValueError("this model's user vectors need histories")
-            items = self.model.history.table.detach()[history.ids].requires_grad_(training)
+            items = self.model.history.table.detach().index_select(0, history.ids).requires_grad_(training)
             leaves.append((self.model.history.table, history.ids, items))
             vectors = self._mix(self.model.history, own, items, history, attention_mask)
         factors = None if mask is None else mask[:, :dim]
@@ -112,30 +116,32 @@ class UserTower:
         return UserVectors(vectors, scale, tuple(leaves))
 
     def _mix(self, tower: HistoryTower, own: Tensor, items: Tensor, history, attention_mask: Tensor | None) -> Tensor:
-        padding = items.detach().sum(dim=-1) == 0
         if tower.aggregator == "mean":
+            padding = items.detach().sum(dim=-1) == 0
             # recbox counts in float32, where 1e-9 disappears beside a whole number.
             real = _by_row((~padding).float()[:, None], history.row, len(own))
             pooled = _by_row(items, history.row, len(own)) / (real + EPSILON)
         else:
-            weights = self._attention(tower, own, items, history, padding)
-            if attention_mask is not None:
-                weights = weights * attention_mask
-            pooled = _by_row(weights[:, None] * items, history.row, len(own))
+            pooled = self._attend(tower, own, items, history, attention_mask)
         return tower.gamma * own + (1 - tower.gamma) * tower.value(pooled)
 
-    def _attention(self, tower: HistoryTower, own: Tensor, items: Tensor, history, padding: Tensor) -> Tensor:
+    def _attend(self, tower: HistoryTower, own: Tensor, items: Tensor, history, mask: Tensor | None) -> Tensor:
         if tower.key is None:
             raise ValueError(f"the aggregator {tower.aggregator} needs a key")
         key = tower.key(items)
-        if tower.aggregator == "user_attention":
-            scores = (key * own[history.row]).sum(dim=-1)
-        else:
-            scores = torch.matmul(key, cast(Tensor, tower.query)).squeeze(-1)
-        raised = scores.masked_fill(padding, 0).exp()
-        absent = (self.max_len - history.lengths).to(raised.dtype)
-        total = _by_row(raised[:, None], history.row, len(own)).squeeze(-1) + absent + EPSILON
-        return raised / total[history.row]
+        asked = own if tower.aggregator == "user_attention" else cast(Tensor, tower.query).t().expand_as(own)
+        absent = (self.max_len - history.lengths).to(items.dtype) + EPSILON
+        if self.backend is not None:
+            pooled = self.backend.attention(items, key, asked, history.lengths, mask, absent)
+            if pooled is not None:
+                return pooled
+        scores = (key * asked[history.row]).sum(dim=-1)
+        raised = scores.masked_fill(items.detach().sum(dim=-1) == 0, 0).exp()
+        total = _by_row(raised[:, None], history.row, len(own)).squeeze(-1) + absent
+        weights = raised / total[history.row]
+        if mask is not None:
+            weights = weights * mask
+        return _by_row(weights[:, None] * items, history.row, len(own))
 
 
 def _by_row(values: Tensor, row: Tensor, rows: int) -> Tensor:

@@ -123,7 +123,7 @@ def _parse_override(text: str) -> tuple[str, Value]:
         raise UserError(f"--set {text!r}: write key=value")
     try:
         return key.strip(), Value(yaml.safe_load(value), f"--set {text}")
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # a ValueError is a date that the calendar lacks, or a number that is none
         raise UserError(f"--set {text!r}: the value is not valid YAML") from None
 
 
@@ -166,6 +166,8 @@ def _checked(expid: str, written: Mapping[str, Value]) -> dict[str, Any]:
         typed = Keys(**plain).model_dump(exclude_unset=True)
     except ValidationError as error:
         raise UserError(_sentence(expid, error, where)) from None
+    # An empty value means the default; recbox would be handed the None. Inside feature_cols null has a meaning.
+    typed = {key: value for key, value in typed.items() if value is not None}
     params = {**typed, **_loss_params(given, where), "model_id": expid}
     for key in ("model_root", "verbose", "num_workers", "monitor_mode"):
         params.setdefault(key, Keys.model_fields[key].default)
@@ -272,6 +274,8 @@ def _check_columns(columns: list[dict[str, Any]], where: str, params: Mapping[st
             raise UserError(f"{where}: share_embedding {shared!r} must name an earlier column; {hint}")
         earlier += column["name"] if isinstance(column["name"], list) else [column["name"]]
     needed = [params["query_index"], params["corpus_index"]]
+    if needed[0] == needed[1]:
+        raise UserError(f"{where}: query_index and corpus_index are both {needed[0]!r}: users and items need one each")
     if params["model"] == "SimpleX":
         fields = ("user_id", "item_id", "user_history")
         needed += [params.get(f"{field}_field") or field for field in fields]

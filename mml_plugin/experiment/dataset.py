@@ -18,6 +18,7 @@ from mml_plugin.files import make_folder
 
 HELD_OUT_SEED = 2019
 TEXTS = ("train.txt", "train.txt.gz")
+FILES = {"train_data": "train.csv", "valid_data": "test.csv", "item_corpus": "item_corpus.csv"}
 HINTS = {"yelp18": "mml data fetch yelp18", "gowalla": "mml data fetch gowalla", "synth": "mml data synth"}
 
 
@@ -64,25 +65,45 @@ def data_folder(params: Mapping[str, Any]) -> Path:
     """The folder of the configured CSV files.
 
     Raises:
-        UserError: when a file is missing; the sentence says how to get the data.
+        UserError: when a file is missing (the sentence says how to get the data), and for another layout than ours.
     """
     folder = Path(params["train_data"]).parent
-    for key in ("train_data", "valid_data", "item_corpus"):
+    for key in FILES:
         path = Path(params[key])
         if not path.is_file():
             hint = HINTS.get(folder.name, f"mml data import {folder.name} --from DIR")
             raise UserError(f"{key}: there is no file {path.resolve()}; get the data with: {hint}")
+    _check_layout(params)
     return folder
+
+
+def _check_layout(params: Mapping[str, Any]) -> None:
+    """One folder holds all of a data set, under fixed names; any other file would be left unread without a word."""
+    folder = Path(params["train_data"]).parent
+    for key, name in FILES.items():
+        if Path(params[key]) != folder / name:
+            raise UserError(
+                f"{key}: a data set is one folder with train.csv, test.csv and item_corpus.csv, so this must be "
+                f"{folder / name}, got {params[key]}"
+            )
+    if params.get("test_data") is not None and Path(params["test_data"]) != folder / FILES["valid_data"]:
+        raise UserError(
+            f"test_data: {params['test_data']} would not be read: under --protocol paper valid_data is the test split; "
+            "--protocol held-out selects on a validation split of its own"
+        )
 
 
 def check_data(params: Mapping[str, Any]) -> Path:
     """The folder of the configured data, as text or as CSV files.
 
     Raises:
-        UserError: when neither is there; the sentence says how to get the data.
+        UserError: when neither is there (the sentence says how to get the data), and for another layout than ours.
     """
     folder = Path(params["train_data"]).parent
-    return folder if any((folder / name).is_file() for name in TEXTS) else data_folder(params)
+    if not any((folder / name).is_file() for name in TEXTS):
+        return data_folder(params)
+    _check_layout(params)
+    return folder
 
 
 def load_data(params: Mapping[str, Any], protocol: str, share: float) -> RunData:
@@ -90,11 +111,22 @@ def load_data(params: Mapping[str, Any], protocol: str, share: float) -> RunData
     folder = check_data(params)
     logging.info("Data: %s", folder.resolve())
     interactions = load(folder)
+    _check_users(interactions, folder)
     work = folder.parent / ".cache"
     if protocol == "paper":
         return RunData(folder, interactions, interactions, None, {}, work)
     carved = split.held_out(interactions, share, HELD_OUT_SEED)
     return RunData(folder, interactions, carved.training, carved, {}, work)
+
+
+def _check_users(data: Interactions, folder: Path) -> None:
+    cold = np.flatnonzero((np.diff(data.train_indptr) == 0) & (np.diff(data.test_indptr) > 0))
+    if len(cold):
+        more = f" (and {len(cold) - 1} more)" if len(cold) > 1 else ""
+        raise UserError(
+            f"{folder}: user {data.user_ids[cold[0]]}{more} has test items but no training history; "
+            "mml data import --drop-cold-users leaves such users out"
+        )
 
 
 def prepare_data(params: Mapping[str, Any], protocol: str, share: float) -> RunData:

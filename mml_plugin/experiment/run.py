@@ -19,10 +19,12 @@ from mml_plugin.devices import resolve_device
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.experiment import outputs
 from mml_plugin.experiment.config import Experiment, load_experiment
+from mml_plugin.experiment.dataset import FILES
 from mml_plugin.experiment.environment import environment
 from mml_plugin.experiment.identity import canonical_hash, run_identity
 from mml_plugin.experiment.logs import log_to, show_duration
 from mml_plugin.experiment.run_folder import RUN_FORMAT, History, RunFolder, folder_name, history_thresholds
+from mml_plugin.experiment.schema import NOT_IDENTITY
 from mml_plugin.files import atomic_write, writing
 from mml_plugin.losses.checks import number
 from mml_plugin.records import EpochRecord
@@ -30,6 +32,16 @@ from mml_plugin.registry import margins_of
 from mml_plugin.report.protocols import PROTOCOLS
 
 ENGINES = {"recbox": "mml_plugin.experiment.run_recbox", "fast": "mml_plugin.experiment.run_fast"}
+
+# Keys that may differ from those a run was begun with: they do not change an epoch's numbers.
+FREE_ON_RESUME = (NOT_IDENTITY - set(FILES) - {"dataset_id", "seed"}) | {"epochs"}
+# reczoo's keys that a configuration may hold and a run takes from elsewhere: an override would change nothing.
+NO_OVERRIDE = {
+    "gpu": "--gpu names the GPU",
+    "model_root": "--runs says where run folders go",
+    "model_id": "--expid names the run",
+    "data_root": "train_data, valid_data and item_corpus say where the data are",
+}
 
 
 @dataclass(frozen=True)
@@ -114,30 +126,40 @@ def run(request: RunRequest) -> RunFolder:
             ``overwrite``, an unfinished one without ``resume`` or ``overwrite``.
         KeyboardInterrupt: after Ctrl-C, with the way to resume logged.
     """
-    _check_choice("engine", request.engine, ENGINES)
-    _check_choice("protocol", request.protocol, PROTOCOLS)
+    check_choice("engine", request.engine, ENGINES)
+    check_choice("protocol", request.protocol, PROTOCOLS)
+    if request.protocol == "paper" and request.valid_share != RunRequest.valid_share:
+        raise UserError("--valid-share is for --protocol held-out; the protocol paper has no validation split")
     experiment = load_experiment(request.config_dir, request.expid, request.overrides)
+    for key, instead in NO_OVERRIDE.items():
+        if key in experiment.overridden:
+            raise UserError(f"--set {key}: nothing would read it; {instead}")
     device = resolve_device(request.gpu)
     engine = importlib.import_module(ENGINES[request.engine])
     engine.check(experiment, request)
     seed = request.seed if request.seed is not None else int(experiment.params["seed"])
     params = {**experiment.params, "seed": seed, "gpu": request.gpu}
     folder = run_folder_of(experiment, request)
+    made = folder.missing()
     with folder.lock():
-        resume = _prepare_folder(folder, request)
-        with log_to(folder.log, append=resume):
-            thresholds = _thresholds(experiment, request, folder if resume else None)
-            context = Context(
-                request=request,
-                experiment=experiment,
-                params=params,
-                device=device,
-                folder=folder,
-                thresholds=thresholds,
-                history=History(folder.history, params["metrics"], thresholds),
-                resume=resume,
-            )
-            _train(context, engine)
+        try:
+            resume = _prepare_folder(folder, request, params)
+            with log_to(folder.log, append=resume):
+                thresholds = _thresholds(experiment, request, folder if resume else None)
+                context = Context(
+                    request=request,
+                    experiment=experiment,
+                    params=params,
+                    device=device,
+                    folder=folder,
+                    thresholds=thresholds,
+                    history=History(folder.history, params["metrics"], thresholds),
+                    resume=resume,
+                )
+                _train(context, engine)
+        except UserError:
+            folder.take_back(made)
+            raise
     return folder
 
 
@@ -172,12 +194,13 @@ def _override_hash(experiment: Experiment, request: RunRequest) -> str:
     return canonical_hash(changes) if changes else ""
 
 
-def _check_choice(what: str, value: str, known: dict[str, str]) -> None:
+def check_choice(what: str, value: str, known: dict[str, str]) -> None:
+    """Raise a :class:`UserError` with the nearest name for a flag's value that is not among the known ones."""
     if value not in known:
         raise UserError(f"--{what} {value!r} is unknown; {nearest(value, known)}")
 
 
-def _prepare_folder(folder: RunFolder, request: RunRequest) -> bool:
+def _prepare_folder(folder: RunFolder, request: RunRequest, params: dict[str, Any]) -> bool:
     """Decide between a new run and a resumed one; returns whether to resume."""
     if request.resume and request.overwrite:
         raise UserError("--resume and --overwrite exclude each other: one goes on, the other begins anew")
@@ -190,7 +213,20 @@ def _prepare_folder(folder: RunFolder, request: RunRequest) -> bool:
         raise UserError(f"{folder.path} holds an unfinished run; --resume goes on with it, --overwrite begins it anew")
     if request.resume and not folder.checkpoint.is_file():
         raise UserError(f"{folder.path} holds nothing to resume; run without --resume to begin")
+    if request.resume:
+        _check_unchanged(folder, request.expid, params)
     return request.resume
+
+
+def _check_unchanged(folder: RunFolder, expid: str, params: dict[str, Any]) -> None:
+    """Refuse to go on with another configuration; more epochs are the same run, longer."""
+    begun = folder.read_config(expid)
+    for key in sorted({*begun, *params} - FREE_ON_RESUME):
+        if begun.get(key) != params.get(key):
+            raise UserError(
+                f"{folder.path} was begun with {key} {begun.get(key)!r}, which is {params.get(key)!r} now; "
+                "--overwrite begins it anew"
+            )
 
 
 def _train(context: Context, engine: Any) -> None:
@@ -240,7 +276,7 @@ def _train(context: Context, engine: Any) -> None:
 
 def _append_summary(context: Context, trained: outputs.Trained) -> None:
     """Append reczoo's summary line to ``<config>.csv`` in the working directory, as its script does."""
-    path = Path(f"{Path(context.request.config_dir).name}.csv")
+    path = Path(f"{Path(context.request.config_dir).resolve().name}.csv")
     with writing(path), open(path, "a", encoding="utf-8") as stream:
         stream.write(outputs.summary_line(context, trained, command_line()))
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 
 from mml_plugin.errors import UserError
@@ -109,6 +113,16 @@ class RunFolder:
         except (ValueError, OSError) as error:
             raise UserError(f"{self.result} cannot be read: {error}") from None
 
+    def read_config(self, expid: str) -> dict[str, Any]:
+        """The resolved parameters in ``config.yaml``; a :class:`UserError` when it is missing or damaged."""
+        try:
+            content = yaml.safe_load(self.config.read_text(encoding="utf-8"))[expid]
+        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+            raise UserError(f"{self.config} is missing or damaged; begin anew with --overwrite") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{self.config} is missing or damaged; begin anew with --overwrite")
+        return content
+
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``; the last thing a run does."""
         with atomic_write(self.result) as stream:
@@ -128,6 +142,24 @@ class RunFolder:
         ):
             path.unlink(missing_ok=True)
         self.log.unlink(missing_ok=True)
+
+    def missing(self) -> list[Path]:
+        """This folder and those above it that are not there yet, the innermost first."""
+        return [folder for folder in (self.path, *self.path.parents) if not os.path.exists(folder)]
+
+    def take_back(self, made: Sequence[Path]) -> None:
+        """Remove what a run wrote that was refused before its first epoch ended, if it made this folder.
+
+        Args:
+            made: what :meth:`missing` returned before. To be called under the lock.
+        """
+        if self.path not in made or self.checkpoint.exists() or self.history.exists():
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        Path(f"{self.path}.lock").unlink(missing_ok=True)
+        with suppress(OSError):  # another run's folder or a grid's stands there
+            for folder in made[1:]:
+                folder.rmdir()
 
     def lock(self) -> FileLock:
         """Take the folder for this process; a :class:`UserError` when another process has it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 
 from mml_plugin.data import convert, split
@@ -19,6 +19,7 @@ from mml_plugin.errors import UserError
 from mml_plugin.experiment.config import Experiment
 from mml_plugin.experiment.dataset import RunData, data_folder, prepare_data, write_users
 from mml_plugin.experiment.outputs import Trained, metrics_line
+from mml_plugin.experiment.run_folder import RunFolder
 from mml_plugin.files import make_folder
 
 if TYPE_CHECKING:
@@ -72,11 +73,13 @@ def train(context: Context) -> Trained:
     data = prepare_data(context.params, context.request.protocol, context.request.valid_share)
     params = {**context.params, **data.paths, "model_root": str(context.folder.path / "recbox")}
     params.pop("test_data", None)
-    with recbox.registered(), _users_file(data) as users_file:
-        params["test_data"] = str(users_file)
+    with recbox.registered(), _scratch(context.folder) as work:
+        write_users(data.training, work / "users.csv")
+        params["test_data"] = str(work / "users.csv")
         model, train_gen, valid_gen, params = prepare_training(
             params, getattr(model_zoo, params["model"]), make_folder(data.work / "recbox")
         )
+        _check_same_data(params, data)
         logging.info(_parameters(params))
         stages = {"data": time.monotonic() - started, "sampling": 0.0}
         _time_sampling(train_gen, stages)
@@ -98,6 +101,19 @@ def train(context: Context) -> Trained:
         return _finish(context, data, params, (model, train_gen, valid_gen), fit, stages)
 
 
+def _check_same_data(params: dict[str, Any], data: RunData) -> None:
+    """recbox read ``train.csv``; ids, masks, fingerprint and seen items come from ``train.txt`` where there is one."""
+    if params.get("nrows") is not None:
+        return
+    with h5py.File(params["train_data"]) as stored:
+        items = stored[params["corpus_index"]][:]
+    if not np.array_equal(np.sort(items), np.sort(data.training.train_items)):
+        raise UserError(
+            f"{data.folder}: train.csv and train.txt hold different interactions ({len(items):,} and "
+            f"{len(data.training.train_items):,}); import the data set again, or remove the one that is wrong"
+        )
+
+
 def _parameters(params: dict[str, Any]) -> str:
     """The parameters as reczoo's script logs them."""
     from recbox.utils import print_to_json
@@ -106,12 +122,14 @@ def _parameters(params: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _users_file(data: RunData) -> Iterator[Path]:
-    """A CSV with every user's full history; its content decides the name of recbox's cache, not its path."""
-    work = Path(tempfile.mkdtemp(prefix="users-", dir=data.work))
+def _scratch(folder: RunFolder) -> Iterator[Path]:
+    """A folder for files that recbox's encoder reads once, in the run's own: what a killed process leaves there goes
+    when the run goes on.
+    """
+    work = folder.path / "scratch"
+    shutil.rmtree(work, ignore_errors=True)
     try:
-        write_users(data.training, work / "users.csv")
-        yield work / "users.csv"
+        yield make_folder(work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -150,7 +168,7 @@ def _finish(
     if data.held_out is not None:
         validation = evaluation.means(evaluation.per_user_metrics(model, train_gen, valid_gen))
         logging.info("Best epoch on the validation split: %s", metrics_line(validation))
-        reported = _final_test(data.held_out, data, params, model)
+        reported = _final_test(context, data.held_out, data, params)
         masked = evaluation.with_mask(train_gen, valid_gen)
     per_user = evaluation.per_user_metrics(model, masked, reported)
     metrics = evaluation.means(per_user)
@@ -175,17 +193,14 @@ def _finish(
     )
 
 
-def _final_test(held_out: split.HeldOut, data: RunData, params: dict[str, Any], model: Any) -> Any:
+def _final_test(context: Context, held_out: split.HeldOut, data: RunData, params: dict[str, Any]) -> Any:
     """The held-out protocol's one look at test: written, encoded with the training vocabulary, read."""
     from recbox.matching.pytorch.dataloaders import h5_generator
 
     from mml_plugin.hosts.recbox import dataset
 
-    work = Path(tempfile.mkdtemp(prefix="test-", dir=data.work))
-    try:
-        split.write_final_test(held_out, work)
-        csv_paths = {**data.paths, "test_data": str(work / "test.csv")}
-        prepared = dataset.prepare({**params, **csv_paths}, data.work / "recbox")
-        return h5_generator(prepared.feature_map, stage="test", **{**params, **prepared.h5_paths()})
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    work = context.folder.path / "scratch"
+    split.write_final_test(held_out, work)
+    csv_paths = {**data.paths, "test_data": str(work / "test.csv")}
+    prepared = dataset.prepare({**params, **csv_paths}, data.work / "recbox")
+    return h5_generator(prepared.feature_map, stage="test", **{**params, **prepared.h5_paths()})

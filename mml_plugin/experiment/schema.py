@@ -31,6 +31,8 @@ Count = Annotated[int, BeforeValidator(_not_boolean), Field(ge=1)]
 CountOrZero = Annotated[int, BeforeValidator(_not_boolean), Field(ge=0)]
 Seed = Annotated[int, BeforeValidator(_not_boolean), Field(ge=0, lt=2**32)]
 Positive = Annotated[float, BeforeValidator(_not_boolean), Field(gt=0)]
+Rate = Annotated[float, BeforeValidator(_not_boolean), Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, BeforeValidator(_not_boolean), Field(allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_not_boolean), Field(ge=0, le=1)]
 Dropout = Annotated[float, BeforeValidator(_not_boolean), Field(ge=0, lt=1)]
 _FLOAT = r"[0-9.]+(?:[eE][-+]?\d+)?"
@@ -85,9 +87,9 @@ class Keys(BaseModel):
     debug_mode: bool | None = None
     # recbox's MatchingModel
     optimizer: str
-    learning_rate: Positive
+    learning_rate: Rate
     metrics: list[str] = Field(min_length=1)
-    monitor: str | dict[str, float]
+    monitor: str | dict[str, Finite]
     monitor_mode: Literal["max", "min"] = "max"
     patience: Count = 2
     save_best_only: bool = True

@@ -10,9 +10,11 @@ the queue is ours.
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import queue
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,11 +30,13 @@ from mml_plugin.devices import resolve_device
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.experiment.config import Experiment, config_files, load_experiment
 from mml_plugin.experiment.identity import canonical_hash
+from mml_plugin.experiment.run import ENGINES, PROTOCOLS, RunRequest, check_choice
 from mml_plugin.experiment.run_folder import folder_name
 from mml_plugin.experiment.schema import known_keys
 from mml_plugin.experiment.yaml_blocks import read_blocks
 from mml_plugin.files import atomic_write, make_folder
 
+MML_TRAIN = (sys.executable, "-m", "mml_plugin", "train")
 TUNER_KEYS = ("base_config", "base_expid", "dataset_id", "tuner_space")
 
 
@@ -57,7 +61,7 @@ def run_grid(
     tuner_file: Path,
     gpus: Sequence[int],
     runs_dir: Path,
-    runner: Sequence[str],
+    runner: Sequence[str] | None = None,
     *,
     engine: str = "recbox",
     protocol: str = "paper",
@@ -70,7 +74,7 @@ def run_grid(
         tuner_file: YAML with ``base_config``, ``base_expid`` and ``tuner_space``.
         gpus: one worker per entry, -1 for the CPU.
         runs_dir: where run folders and the grid's own folder (``tuner/<name>``) go.
-        runner: the command that runs one cell; reczoo's flags are appended.
+        runner: the command that runs one cell, reczoo's flags appended; None is ``mml train``.
         engine, protocol, seed: passed on.
         tag: run only cells whose name contains it.
 
@@ -78,11 +82,18 @@ def run_grid(
         0, or 1 when a cell failed.
 
     Raises:
-        UserError: for a malformed tuner file, a cell that does not validate, and a GPU that is not there.
+        UserError: for a malformed tuner file, a cell that does not validate or that the engine cannot run (its data
+            not there, for one), an unknown engine or protocol, and a GPU that is not there. Nothing is written then.
     """
     for gpu in gpus:
         resolve_device(gpu)
+    check_choice("engine", engine, ENGINES)
+    check_choice("protocol", protocol, PROTOCOLS)
     space = read_space(tuner_file)
+    with tempfile.TemporaryDirectory() as folder:
+        for experiment in expand(tuner_file, space, Path(folder))[1]:
+            if runner is None:
+                importlib.import_module(ENGINES[engine]).check(experiment, RunRequest(experiment.expid, Path(folder)))
     work = make_folder(Path(runs_dir) / "tuner" / Path(tuner_file).stem)
     config_dir, experiments = expand(tuner_file, space, work)
     run_name = folder_name(engine, protocol, seed if seed is not None else experiments[0].params["seed"])
@@ -92,7 +103,7 @@ def run_grid(
         raise UserError(f"--tag {tag!r} matches none of the {len(experiments)} cells")
     flags = ["--config", str(config_dir), "--runs", str(runs_dir), "--engine", engine, "--protocol", protocol]
     flags += ["--seed", str(seed)] if seed is not None else []
-    failed = _run_cells([c for c in cells if not c.result.is_file()], gpus, [*runner, *flags])
+    failed = _run_cells([c for c in cells if not c.result.is_file()], gpus, [*(runner or MML_TRAIN), *flags])
     table = write_table(cells, failed, work / "cells.csv", experiments[0].params["monitor"])
     print(f"{len(cells) - len(failed)} of {len(cells)} cells have a result; table: {table.resolve()}")
     for cell in failed:

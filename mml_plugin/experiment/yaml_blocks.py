@@ -43,7 +43,7 @@ def read_blocks(path: Path) -> dict[str, dict[str, Value]]:
         blocks = {}
         for name, node, _ in _pairs(loader, root, path, "the file"):
             pairs = _pairs(loader, node, path, f"block {name!r}")
-            blocks[name] = {k: Value(loader.construct_object(v, deep=True), f"{path}, line {at}") for k, v, at in pairs}
+            blocks[name] = {k: Value(_constructed(loader, v, path, at), f"{path}, line {at}") for k, v, at in pairs}
         return blocks
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -51,6 +51,13 @@ def read_blocks(path: Path) -> dict[str, dict[str, Value]]:
         raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
     finally:
         loader.dispose()
+
+
+def _constructed(loader: yaml.SafeLoader, node: yaml.Node, path: Path, line: int) -> Any:
+    try:
+        return loader.construct_object(node, deep=True)
+    except ValueError as error:  # a date that the calendar lacks, or a number that is none
+        raise UserError(f"{path}, line {line}: not valid YAML: {error}") from None
 
 
 def _pairs(loader: yaml.SafeLoader, node: yaml.Node, path: Path, what: str) -> Iterator[tuple[str, yaml.Node, int]]:

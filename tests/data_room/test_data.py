@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mml_plugin.cli import main
 from mml_plugin.data import catalog, convert, split, synthetic
 from mml_plugin.data.check import check, statistics
 from mml_plugin.data.importing import import_csv, import_dataset
@@ -83,6 +84,42 @@ def test_text_and_csv_give_the_same_interactions(tmp_path):
         (folder / name).unlink()
     assert same(load(folder), whole)
     assert json.loads((folder / "dataset.json").read_text())["fingerprint"] == whole.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "says"),
+    [
+        (
+            "train.csv",
+            "\n0,2,1,0,",
+            "\n0,x,1,0,",
+            r"train.csv, line 3: corpus_index must be a whole number >= 0, got 'x'",
+        ),
+        ("train.csv", "\n0,2,1,0,", "\n0,-1,1,0,", r"line 3: corpus_index must be a whole number >= 0, got '-1'"),
+        ("train.csv", "\n0,2,1,0,", "\n0,2.5,1,0,", r"line 3: corpus_index must be a whole number >= 0, got '2.5'"),
+        ("train.csv", "\n0,2,1,0,", "\n0,7,1,0,", r"line 3: item 7 is outside the item corpus, whose rows are 0 to 4"),
+        ("test.csv", "\n0,3,1,0,", "\n0,7,1,0,", r"test.csv, line 2: item 7 is outside the item corpus"),
+        ("train.csv", "\n0,2,1,0,1", "\n0,2", r"line 3: 2 cells where the header has 5"),
+        ("train.csv", "\n1,4,1,1,0\n", "\n1,4,1", r"line 5: 3 cells where the header has 5"),
+        ("train.csv", "corpus_index", "item", r"line 1: column 'corpus_index' is missing; found query_index, item"),
+        ("train.csv", None, "", "train.csv, line 1: column 'query_index' is missing; found nothing"),
+        ("train.csv", None, "query_index,corpus_index,label,user_id,user_history\n", "train.csv holds no row"),
+        ("item_corpus.csv", "item_id", "id", "item_corpus.csv, line 1: column 'item_id' is missing"),
+    ],
+)
+def test_malformed_csv_without_text_names_file_and_line(tmp_path, name, old, new, says):
+    text(tmp_path, "train.txt", "0 1 2\n1 0 4\n")
+    text(tmp_path, "test.txt", "0 3\n1 2\n")
+    folder = import_dataset("mine", tmp_path, tmp_path / "data")
+    for file in folder.glob("*.txt"):
+        file.unlink()
+    assert load(folder).train_items.tolist() == [1, 2, 0, 4]
+    content = (folder / name).read_text()
+    changed = new if old is None else content.replace(old, new, 1)
+    assert changed != content
+    (folder / name).write_text(changed)
+    with pytest.raises(UserError, match=says):
+        load(folder)
 
 
 def test_gaps_in_item_ids_shift_nothing(tmp_path):
@@ -159,6 +196,22 @@ def test_a_known_name_must_hold_the_known_data(tmp_path, monkeypatch):
     assert "another order" in json.loads((folder / "dataset.json").read_text())["notes"][0]
     with pytest.raises(UserError, match="already there; --overwrite replaces it"):
         import_dataset("yelp18", source, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../other", "a/b", ".hidden", "-x"])
+def test_a_name_never_reaches_beyond_its_folder(tmp_path, name, capsys):
+    text(tmp_path, "train.txt", "0 1 2\n")
+    text(tmp_path, "test.txt", "0 3\n")
+    root = tmp_path / "root"
+    import_dataset("mine", tmp_path, root)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="cannot name a data set"):
+        import_dataset(name, tmp_path, root, overwrite=True)
+    with pytest.raises(UserError, match="cannot name a data set"):
+        import_csv(name, tmp_path / "a.csv", tmp_path / "b.csv", root, overwrite=True)
+    assert main(["data", "synth", f"--name={name}", "--root", str(root), "--overwrite"]) == 2
+    assert "cannot name a data set" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_statistics_by_hand(tmp_path):

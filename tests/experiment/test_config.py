@@ -154,6 +154,10 @@ BAD = [
     ("MF_yelp_mml", ("data_block_size=5",), "does not work in recbox"),
     ("MF_yelp_mml", ("nonsense",), "write key=value"),
     ("MF_yelp_mml", ("epochs=[1",), "is not valid YAML"),
+    ("MF_yelp_mml", ("learning_rate=.inf",), "learning_rate input should be a finite number, got inf"),
+    ("MF_yelp_mml", ("monitor={'Recall(k=20)': .nan}",), "monitor input should be .*nan"),
+    ("MF_yelp_mml", ("query_index=corpus_index",), "are both 'corpus_index': users and items need one each"),
+    ("MF_yelp_mml", ("learning_rate=2001-99-99",), "is not valid YAML"),
 ]
 
 
@@ -187,6 +191,7 @@ EXPERIMENT = (CONFIG / "model_config" / "MF.yaml").read_text().split("\nMF_yelp_
         ("MF_yelp_bpr: {}\n", "'MF_yelp_bpr' stands twice in the file"),
         ("x: 3\n", "block 'x' must be a mapping"),
         ("    model_id: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+        ("    model_id: 2001-99-99\n", r"line \d+: not valid YAML: month must be in 1..12"),
     ],
 )
 def test_files_name_the_line(tmp_path, extra, says):
@@ -200,6 +205,15 @@ def test_missing_files_and_keys(tmp_path):
     without = EXPERIMENT.replace("    epochs: 100\n", "")
     with pytest.raises(UserError, match="experiment MF_yelp_bpr has no epochs"):
         load_experiment(write(tmp_path / "c", without), "MF_yelp_bpr")
+
+
+def test_an_empty_value_is_the_default():
+    empty = [f"{key}=" for key in ("max_gradient_norm", "embedding_dropout", "embedding_initializer", "sep", "nrows")]
+    params = load_experiment(CONFIG, "MF_yelp_mml", empty).params
+    assert not {text.rstrip("=") for text in empty} & set(params)
+    # Within a column, null says that there is no pooling.
+    columns = load_experiment(CONFIG, "SimpleX_yelp_mml").params["feature_cols"]
+    assert any("embedding_callback" in column and column["embedding_callback"] is None for column in columns)
 
 
 def test_numbers_that_yaml_reads_as_text_are_converted():

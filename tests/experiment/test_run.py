@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,9 @@ def test_a_finished_run_is_not_overwritten_unasked(capsys):
         (["--gpu", "99"], "--gpu 99 is not there"),
         (["--set", "train_data=none/train.csv", "--runs", "none"], "train_data: there is no file"),
         (["--resume", "--overwrite"], "exclude each other"),
+        (["--valid-share", "0.2"], "--valid-share is for --protocol held-out"),
+        (["--set", "gpu=0"], "--set gpu: nothing would read it; --gpu names the GPU"),
+        (["--set", "model_root=x"], "--set model_root: nothing would read it"),
         (["--seed", "7", "--resume"], "holds nothing to resume"),
         (["--runs", "data/synth/train.txt/x"], "cannot write"),
         (["--config", "nowhere"], "--config nowhere holds neither"),
@@ -168,6 +172,105 @@ def test_mistakes_are_one_sentence_and_exit_2(words, says, capsys):
     assert says in error
     assert "Traceback" not in error
     assert not Path("none").exists()
+
+
+@pytest.mark.parametrize("engine", ["recbox", "fast"])
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("train_data", "data/other.csv", "train_data: "),
+        ("valid_data", "data/synth/valid.csv", "valid_data: a data set is one folder"),
+        ("test_data", "data/synth/train.csv", "test_data: data/synth/train.csv would not be read"),
+    ],
+)
+def test_a_file_that_would_not_be_read_is_refused(engine, key, value, says, capsys):
+    for name in ("data/other.csv", "data/synth/valid.csv"):
+        Path(name).write_bytes(Path("data/synth/test.csv").read_bytes())
+    assert command("--engine", engine, "--runs", "unread", "--set", f"{key}={value}") == 2
+    assert says in capsys.readouterr().err
+    assert not Path("unread").exists()
+
+
+@pytest.mark.parametrize("engine", ["recbox", "fast"])
+def test_a_refused_run_leaves_no_folder(engine, home, tmp_path, monkeypatch, capsys):
+    shutil.copytree(home / "data" / "synth", tmp_path / "data" / "synth")
+    monkeypatch.chdir(tmp_path)
+    assert command("--engine", engine, "--resume") == 2
+    assert not Path("cli").exists()
+    with open("data/synth/train.txt", "a") as stream:
+        stream.write("x\n")
+    assert command("--engine", engine) == 2
+    assert "only whole numbers" in capsys.readouterr().err
+    assert not Path("cli").exists()
+
+
+def test_text_and_csv_that_differ_are_refused(home, tmp_path, monkeypatch, capsys):
+    shutil.copytree(home / "data" / "synth", tmp_path / "data" / "synth")
+    monkeypatch.chdir(tmp_path)
+    lines = Path("data/synth/train.csv").read_text().splitlines(keepends=True)
+    Path("data/synth/train.csv").write_text("".join(lines[:-3]))
+    assert command() == 2
+    assert "train.csv and train.txt hold different interactions" in capsys.readouterr().err
+    assert not Path("cli").exists()
+
+
+def test_what_a_killed_process_left_goes_with_the_next(home, tmp_path, monkeypatch):
+    shutil.copytree(home / "data" / "synth", tmp_path / "data" / "synth")
+    monkeypatch.chdir(tmp_path)
+    assert command() == 0
+    folder = next(path for path in Path("cli/MF_tiny_ccl").iterdir() if path.is_dir())
+    (folder / "scratch").mkdir()
+    (folder / "scratch" / "users.csv").write_text("half")
+    cache = next(path for path in Path("data/.cache/recbox").iterdir() if path.is_dir())
+    cache.rename(cache.with_name(f".{cache.name}.abcd"))
+    assert command("--overwrite") == 0
+    assert not (folder / "scratch").exists()
+    assert [path.name for path in Path("data/.cache").iterdir()] == ["recbox"]
+    assert [path.name for path in Path("data/.cache/recbox").iterdir() if path.is_dir()] == [cache.name]
+
+
+def test_a_run_that_trained_keeps_its_folder_when_it_is_refused():
+    assert command("--runs", "kept", "--set", "epochs=1") == 0
+    folder = next(path for path in Path("kept/MF_tiny_ccl").iterdir() if path.is_dir())
+    before = sorted(path.name for path in folder.iterdir())
+    assert command("--runs", "kept", "--set", "epochs=1", "--resume") == 2
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("engine", ["recbox", "fast"])
+def test_resume_refuses_another_configuration_but_more_epochs(engine, home, tmp_path, monkeypatch, capsys):
+    config = shutil.copytree(CONFIG, tmp_path / "config")
+    words = ["train", "--config", str(config), "--expid", "MF_tiny_mml", "--engine", engine, "--runs", "changed"]
+
+    def edit(old, new):
+        path = config / "model_config" / "MF.yaml"
+        text = path.read_text()
+        begin = text.index("MF_tiny_mml:")
+        assert old in text[begin:]
+        path.write_text(text[:begin] + text[begin:].replace(old, new, 1))
+
+    edit("    epochs: ", "    num_workers: 0\n    embedding_dim: 8\n    epochs: 1 #")
+    assert main(words) == 0
+    next(Path("changed").glob(f"MF_tiny_mml/{engine}*/result.json")).unlink()
+    edit("embedding_dim: 8", "embedding_dim: 16")
+    assert main([*words, "--resume"]) == 2
+    assert "was begun with embedding_dim 8, which is 16 now" in capsys.readouterr().err
+    edit("embedding_dim: 16", "embedding_dim: 8")
+    edit("epochs: 1", "epochs: 2")
+    assert main([*words, "--resume"]) == 0
+    history = next(Path("changed").glob(f"MF_tiny_mml/{engine}*/history.csv"))
+    assert pd.read_csv(history)["epoch"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("engine", ["recbox", "fast"])
+def test_a_test_user_without_history_is_refused(engine, home, tmp_path, monkeypatch, capsys):
+    shutil.copytree(home / "data" / "synth", tmp_path / "data" / "synth")
+    monkeypatch.chdir(tmp_path)
+    with open("data/synth/test.txt", "a") as stream:
+        stream.write("900 3\n")
+    assert command("--engine", engine) == 2
+    assert "user 900 has test items but no training history" in capsys.readouterr().err
+    assert not Path("cli").exists()
 
 
 def test_native_bsl_is_refused_by_the_recbox_engine(capsys):

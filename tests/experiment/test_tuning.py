@@ -100,6 +100,23 @@ def test_nothing_runs_when_a_cell_is_wrong(tmp_path, change, says, capsys, monke
     assert main(["tune", "--config", "space.yaml", "--script", "fake.py"]) == 2
     assert __import__("re").search(says, capsys.readouterr().err)
     assert not Path("calls.txt").exists()
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--engine", "fst"], "--engine 'fst' is unknown; did you mean 'fast'"),
+        (["--protocol", "heldout"], "--protocol 'heldout' is unknown; did you mean 'held-out'"),
+        ([], "get the data with: mml data synth"),
+        (["--engine", "fast"], "get the data with: mml data synth"),
+    ],
+)
+def test_what_no_cell_could_run_is_said_before_the_first(tmp_path, words, says, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["tune", "--config", str(CONFIG / "tuner/MF_tiny_mml.yaml"), *words]) == 2
+    assert says in capsys.readouterr().err
+    assert not Path("runs").exists()
 
 
 def test_a_gpu_that_is_not_there(capsys):

@@ -163,6 +163,20 @@ class Backend(ABC):
         """Vectors of users that are a row of a table and nothing else; None leaves them to autograd."""
         return None
 
+    def attention(
+        self, items: Tensor, key: Tensor, asked: Tensor, lengths: Tensor, mask: Tensor | None, absent: Tensor
+    ) -> Tensor | None:
+        """Pooled histories ``[B, d]``, differentiable in the first three; None leaves them to torch's own operations.
+
+        Args:
+            items, key: ``[n, d]`` the entries' vectors and keys, row after row.
+            asked: ``[B, d]`` what the keys are multiplied with.
+            lengths: ``[B]`` entries of each row.
+            mask: ``[n]`` dropout factors of the attention weights, or None.
+            absent: ``[B]`` what padding adds to each denominator.
+        """
+        return None
+
     @abstractmethod
     def add_rows(self, rows: Tensor, values: Tensor, state: TableState) -> None:
         """``state.grad[rows[k]] += values[k]`` for repeated rows too."""

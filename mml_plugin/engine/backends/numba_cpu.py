@@ -14,6 +14,7 @@ from mml_plugin.engine import philox
 from mml_plugin.engine.backends import base
 from mml_plugin.engine.backends import numba_kernels as kernels
 from mml_plugin.engine.backends.base import AdamConstants, Backend, PlainUsers, Positives, TableState
+from mml_plugin.engine.backends.numba_attention import Attention
 
 NOTHING = {dtype: np.empty(0, dtype) for dtype in (np.float32, np.float64)}
 NO_POSITIVES = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint8))
@@ -163,14 +164,20 @@ class Engine(Backend):
 
         def backward(grad: Tensor, state: TableState) -> None:
             kernels.add_user_gradient(
-                grad.numpy(), state.weight.numpy(), ids.numpy(), factors, normalized, dropout_first,
-                inverse.numpy(), state.grad.numpy(), state.touched.numpy(),
+                numba.get_num_threads(), grad.numpy(), state.weight.numpy(), ids.numpy(), factors, normalized,
+                dropout_first, inverse.numpy(), state.grad.numpy(), state.touched.numpy(),
             )  # fmt: skip
 
         return PlainUsers(out, backward)
 
+    def attention(
+        self, items: Tensor, key: Tensor, asked: Tensor, lengths: Tensor, mask: Tensor | None, absent: Tensor
+    ) -> Tensor | None:
+        return Attention.apply(items, key, asked, lengths, mask, absent)
+
     def add_rows(self, rows: Tensor, values: Tensor, state: TableState) -> None:
-        kernels.add_rows(rows.numpy(), values.contiguous().numpy(), state.grad.numpy(), state.touched.numpy())
+        arrays = rows.numpy(), values.contiguous().numpy(), state.grad.numpy(), state.touched.numpy()
+        kernels.add_rows(numba.get_num_threads(), *arrays)
 
     def squared_gradient_norm(
         self, states: Sequence[TableState], squared_weights: Sequence[Tensor | float]

@@ -275,46 +275,54 @@ def user_vectors(table, ids, mask, normalized, dropout_first, out, inverse):
                 o[d] *= mask[b, d]
 
 
-@njit(cache=True, fastmath=FAST)
-def add_user_gradient(grad, table, ids, mask, normalized, dropout_first, inverse, out, touched):
-    """out[ids[b]] += the gradient of the user's row, from ``grad`` of what :func:`user_vectors` made."""
+@njit(parallel=True, cache=True, fastmath=FAST)
+def add_user_gradient(workers, grad, table, ids, mask, normalized, dropout_first, inverse, out, touched):
+    """out[ids[b]] += the gradient of the user's row, from ``grad`` of what :func:`user_vectors` made.
+
+    A worker owns each workers-th user, so that a user who stands in the batch twice is added up in order.
+    """
     dim = table.shape[1]
     masked = mask.shape[0] > 0
-    g, unit = np.empty(dim, table.dtype), np.empty(dim, table.dtype)
     ceiling = table.dtype.type(1 / NORM_FLOOR)
-    for b in range(ids.shape[0]):
-        row, o = table[ids[b]], out[ids[b]]
-        touched[ids[b]] = 1
-        for d in range(dim):
-            g[d] = grad[b, d] * mask[b, d] if masked and not dropout_first else grad[b, d]
-        if normalized:
-            n = inverse[b]
-            along = table.dtype.type(0)
+    for w in prange(workers):
+        g, unit = np.empty(dim, table.dtype), np.empty(dim, table.dtype)
+        for b in range(ids.shape[0]):
+            if ids[b] % workers != w:
+                continue
+            row, o = table[ids[b]], out[ids[b]]
+            touched[ids[b]] = 1
             for d in range(dim):
-                unit[d] = row[d] * n
-                if masked and dropout_first:
-                    unit[d] *= mask[b, d]
-                along += g[d] * unit[d]
-            if n >= ceiling:
+                g[d] = grad[b, d] * mask[b, d] if masked and not dropout_first else grad[b, d]
+            if normalized:
+                n = inverse[b]
                 along = table.dtype.type(0)
+                for d in range(dim):
+                    unit[d] = row[d] * n
+                    if masked and dropout_first:
+                        unit[d] *= mask[b, d]
+                    along += g[d] * unit[d]
+                if n >= ceiling:
+                    along = table.dtype.type(0)
+                for d in range(dim):
+                    g[d] = (g[d] - along * unit[d]) * n
+            if masked and dropout_first:
+                for d in range(dim):
+                    g[d] *= mask[b, d]
             for d in range(dim):
-                g[d] = (g[d] - along * unit[d]) * n
-        if masked and dropout_first:
-            for d in range(dim):
-                g[d] *= mask[b, d]
-        for d in range(dim):
-            o[d] += g[d]
+                o[d] += g[d]
 
 
-@njit(cache=True, fastmath=FAST)
-def add_rows(rows, values, out, touched):
-    """out[rows[k]] += values[k], in order."""
-    for k in range(rows.shape[0]):
-        r = rows[k]
-        touched[r] = 1
-        o = out[r]
-        for d in range(values.shape[1]):
-            o[d] += values[k, d]
+@njit(parallel=True, cache=True, fastmath=FAST)
+def add_rows(workers, rows, values, out, touched):
+    """out[rows[k]] += values[k], in order; a worker owns each workers-th row."""
+    for w in prange(workers):
+        for k in range(rows.shape[0]):
+            r = rows[k]
+            if r % workers == w:
+                touched[r] = 1
+                o = out[r]
+                for d in range(values.shape[1]):
+                    o[d] += values[k, d]
 
 
 @njit(parallel=True, cache=True, fastmath=FAST)

@@ -125,6 +125,8 @@ def _build(params: Mapping[str, Any], files: Mapping[str, Path], folder: Path) -
     from recbox import datasets
     from recbox.matching.features import FeatureEncoder
 
+    for left in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed; the lock is ours now
+        shutil.rmtree(left, ignore_errors=True)
     _check_space(params, files, folder.parent)
     with writing(folder):
         work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

@@ -1,0 +1,48 @@
+"""Attention over ragged histories: numba's two passes against torch's own operations, differentiated by autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mml_plugin.data.histories import Ragged
+from mml_plugin.engine import backends
+from mml_plugin.engine.declaration import Declaration, HistoryTower
+from mml_plugin.engine.user_tower import UserTower
+
+LENGTHS = {"usual": [3, 1, 7, 2], "empty rows": [0, 4, 0, 0, 2, 0], "all empty": [0, 0], "one": [1]}
+
+
+@pytest.mark.parametrize("aggregator", ["user_attention", "self_attention"])
+@pytest.mark.parametrize("dropped", [False, True])
+@pytest.mark.parametrize("case", LENGTHS)
+@pytest.mark.parametrize("dim", [5, 16])
+def test_numba_pools_as_torch_does(aggregator, dropped, case, dim):
+    torch.manual_seed(1)
+    double = {"dtype": torch.float64}
+    lengths = torch.tensor(LENGTHS[case])
+    entries, rows = int(lengths.sum()), len(lengths)
+    table = torch.nn.Parameter(torch.randn(9, dim, **double))
+    table.data[4] = 0  # counts as padding wherever it stands
+    key = torch.nn.Sequential(torch.nn.Linear(dim, dim, **double), torch.nn.Tanh())
+    value = torch.nn.Linear(dim, dim, **double)
+    query = torch.nn.Parameter(torch.randn(dim, 1, **double)) if aggregator == "self_attention" else None
+    tower = HistoryTower(table, value, 0.4, aggregator, key, query, 0.2)
+    users = torch.nn.Parameter(torch.randn(rows, dim, **double))
+    model = Declaration(users, torch.nn.Parameter(torch.randn(3, dim, **double)), "cosine", history=tower)
+    row = torch.repeat_interleave(torch.arange(rows), lengths)
+    slot = torch.arange(entries) - (lengths.cumsum(0) - lengths)[row]
+    history = Ragged(torch.arange(entries) % 9, row, slot, lengths)
+    mask = (torch.rand(entries, **double) > 0.3) / 0.7 if dropped else None
+    weight = torch.randn(rows, dim, **double)
+
+    found = []
+    for backend in (None, backends.select("numba", torch.device("cpu"))):
+        made = UserTower(model, 12, backend=backend)(torch.arange(rows), history, None, mask, training=True)
+        (made.vectors * weight).sum().backward()
+        trained = [*key.parameters(), *value.parameters(), *([] if query is None else [query])]
+        found.append([made.vectors.detach(), *(leaf[2].grad for leaf in made.leaves), *(p.grad for p in trained)])
+        for parameter in trained:
+            parameter.grad = None
+    for wanted, own in zip(*found):
+        torch.testing.assert_close(own, wanted, rtol=1e-12, atol=1e-13)
