@@ -1,7 +1,7 @@
 """What is too wide for `make test`: the wheel, RecBole's environment, a real reczoo checkout (`make test-hosts`).
 
 Usage: ``python benchmarks/hosts.py [--reczoo DIR] [--only wheel|recbole|reczoo]``. Needs network for RecBole's
-environment. Everything happens in temporary copies; the dated log is ``benchmarks/results/test_hosts.log``.
+environment. Everything happens in temporary copies; dated logs are ``benchmarks/results/test_hosts-<step>.log``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from mml_plugin.experiment.environment import commit
 
 ROOT = Path(__file__).resolve().parents[1]
-LOG = ROOT / "benchmarks" / "results" / "test_hosts.log"
+RESULTS = ROOT / "benchmarks" / "results"
 WHEEL_COMMANDS = (
     "mml --help",
     "mml losses",
@@ -153,8 +153,6 @@ def main() -> int:
         changed = subprocess.run(
             ["git", "-C", str(ROOT), "status", "--porcelain"], capture_output=True, text=True
         ).stdout
-        log.say(f"date: {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, commit {commit()}")
-        log.say("uncommitted: " + (", ".join(line[3:] for line in changed.splitlines()) or "nothing"))
         source = copy_repository(work / "source")
         steps = {"wheel": lambda: check_wheel(log, source, work), "recbole": lambda: check_recbole(log, source)}
         if options.reczoo:
@@ -165,20 +163,21 @@ def main() -> int:
                 str(options.reczoo.resolve()),
             ]
             steps["reczoo"] = lambda: log.run(words, work, tail=2)
-        else:
-            log.say("the real checkout is not run: no --reczoo DIR")
         for step, check in steps.items():
             if options.only not in (None, step):
                 continue
-            log.say(f"\n== {step}")
+            log.lines.clear()
+            log.say(f"{step}: {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, commit {commit()}")
+            log.say("uncommitted: " + (", ".join(line[3:] for line in changed.splitlines()) or "nothing"))
             try:
                 check()
-                log.say(f"== {step}: passed")
+                log.say("passed")
             except (Failed, AssertionError) as error:
                 failed.append(step)
-                log.say(f"== {step}: FAILED: {error}")
-    if options.only is None:
-        LOG.write_text("\n".join(log.lines) + "\n", encoding="utf-8")
+                log.say(f"FAILED: {error}")
+            (RESULTS / f"test_hosts-{step}.log").write_text("\n".join(log.lines) + "\n", encoding="utf-8")
+        if not options.reczoo:
+            print("the real checkout is not run: no --reczoo DIR")
     return int(bool(failed))
 
 
