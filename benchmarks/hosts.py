@@ -58,6 +58,8 @@ class Log:
         done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
         shown = " ".join(Path(w).name if w.startswith("/") else w for w in words)
         output = (done.stdout + done.stderr).strip().splitlines()
+        # pip's remarks on this machine's package index are nobody else's business.
+        output = [line for line in output if "WARNING: Location" not in line]
         self.say(f"$ {shown}" + ("" if done.returncode == 0 else f"   EXIT CODE {done.returncode}"))
         for line in output[-tail if done.returncode == 0 else -40 :]:
             self.say(f"    {line}")
