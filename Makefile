@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 RUFF_PATHS := mml_plugin model_zoo tests benchmarks examples run_expid.py run_param_tuner.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-docs test-hosts lint types lock matrix clean
+.PHONY: help quickstart test test-docs test-hosts test-slow lint types lock matrix clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,6 +24,9 @@ quickstart: $(INSTALLED)  ## install, then compare CCL and MML on a small built-
 
 test: $(INSTALLED)  ## install, then run the tests (no network, no GPU, under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow and not gpu"
+
+test-slow: $(INSTALLED)  ## run the tests that are too slow for `make test` (seed noise of both engines, fresh compilation)
+	$(BIN)/python -m pytest -m "slow and not gpu"
 
 test-docs: $(INSTALLED)  ## run every command in README and docs, in a copy
 	$(BIN)/python tests/docs/run_docs.py --log

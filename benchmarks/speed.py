@@ -12,6 +12,10 @@ Every measurement is a process of its own; recbox and the backends take turns (A
 rounds. recbox draws an epoch's negatives before the first batch, so its rows are timed on a share of the training rows
 (drawn evenly, histories whole) and scaled: ``rows`` says how many were trained, ``full_memory_gb`` what the whole
 epoch's draw would need. A fast row with less than a whole epoch's steps is scaled likewise.
+
+On a GPU ``floor_seconds`` is what an epoch would take if every byte that it cannot avoid moved at the device's own copy
+speed (``copy_gb_per_second``, measured in the same process), and ``floor_share`` that over the epoch's seconds. A share
+above 1 means that the caches held the tables.
 """
 
 from __future__ import annotations
@@ -151,6 +155,8 @@ def fast_worker(job: dict[str, Any]) -> dict[str, Any]:
         for _ in range(min(50, trainer.batches_per_epoch - 2)):
             trainer.step(next(batches))
         synchronise(torch, job)
+        if gpu is not None:
+            warm_gpu(trainer, torch)
         steps = min(job["steps"] or trainer.batches_per_epoch, trainer.batches_per_epoch)
         stages = timed_steps(trainer, steps, job, torch)
         began = time.perf_counter()
@@ -158,19 +164,73 @@ def fast_worker(job: dict[str, Any]) -> dict[str, Any]:
         synchronise(torch, job)
         evaluation = time.perf_counter() - began
     scale = trainer.batches_per_epoch / steps
+    peak = memory.peak  # before the copies that measure the bandwidth
+    floor = {} if gpu is None else bandwidth_floor(trainer, stages["epoch_seconds"] * scale, torch)
     return {
+        **floor,
         "import_seconds": imported,
         "data_seconds": data,
         "first_step_seconds": first,
         **{name: seconds * scale for name, seconds in stages.items()},
         "evaluation_seconds": evaluation,
-        "peak_memory_gb": memory.peak / 1e9,
-        "full_memory_gb": memory.peak / 1e9,
+        "peak_memory_gb": peak / 1e9,
+        "full_memory_gb": peak / 1e9,
         "scaled": scale > 1,
         "rows": min(steps * trainer.settings.batch_size, len(trainer.data.users)),
         "backend": trainer.backend.name,
         "threads": torch.get_num_threads(),
     }
+
+
+def warm_gpu(trainer: Any, torch: Any) -> None:
+    """Let a GPU's trainer capture its step and see a first evaluation, as any epoch but the first finds it."""
+    trainer.settings.__dict__["max_batches"] = 20
+    for _ in trainer.steps(0):
+        pass
+    trainer.settings.__dict__["max_batches"] = None
+    trainer.evaluate(trainer.data.valid)
+    torch.cuda.synchronize()
+
+
+def bandwidth_floor(trainer: Any, epoch_seconds: float, torch: Any) -> dict[str, Any]:
+    """How near the epoch's time is to moving its bytes at the speed of a copy."""
+    speed = copy_speed(torch, trainer.device)
+    floor = bytes_per_step(trainer) * trainer.batches_per_epoch / speed
+    return {
+        "copy_gb_per_second": speed / 1e9,
+        "floor_seconds": floor,
+        "floor_share": floor / epoch_seconds,
+        "captured": getattr(trainer._run, "captured", False),
+    }
+
+
+def bytes_per_step(trainer: Any) -> int:
+    """What a step cannot avoid moving.
+
+    Weights and both moments are read and written; index, scores and their gradient are written and read; the vectors of
+    the batch's users and of its distinct items (at most all) are read, and the users' gradient is written and read.
+    """
+    batch, width = trainer.settings.batch_size, 1 + trainer.settings.num_negs
+    states = trainer.step.states.values()
+    dense = sum(6 * state.weight.numel() * state.weight.element_size() for state in states)
+    users = trainer.model.user_table
+    row = users.shape[1] * users.element_size()
+    items = min(batch * width, len(trainer.data.item_ids))
+    index = trainer.sampler.backend.index_dtype.itemsize
+    return dense + 2 * batch * width * (index + 2 * users.element_size()) + (items + 3 * batch) * row
+
+
+def copy_speed(torch: Any, device: Any, size: int = 1 << 29, repeats: int = 20) -> float:
+    """Bytes read and written per second by a copy within the device's memory; the best of a few."""
+    source, target = (torch.zeros(size // 4, device=device) for _ in range(2))
+    best = 0.0
+    for _ in range(repeats):
+        torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        target.copy_(source)
+        torch.cuda.synchronize(device)
+        best = max(best, 2 * size / (time.perf_counter() - began))
+    return best
 
 
 def synchronise(torch: Any, job: dict[str, Any]) -> None:
@@ -303,6 +363,7 @@ def provenance() -> dict[str, Any]:
 COLUMNS = [
     "case", "engine", "backend", "expid", "negatives", "device", "epoch_seconds", "times_faster", "sampling_seconds",
     "forward_backward_seconds", "optimiser_seconds", "evaluation_seconds", "peak_memory_gb", "full_memory_gb",
+    "floor_share", "floor_seconds", "copy_gb_per_second", "captured",
     "scaled", "rows", "import_seconds", "data_seconds", "first_step_seconds", "threads", "rounds", "epoch_seconds_all",
     "processor", "cores", "gpu", "torch", "numba", "commit", "date",
 ]  # fmt: skip
@@ -419,7 +480,7 @@ def table() -> None:
 
     rows = list(csv.DictReader(RESULTS.read_text(encoding="utf-8").splitlines()))
     header = ["case", "engine", "epoch", "times faster", "sampling", "forward, backward", "optimiser", "evaluation",
-              "peak memory", "trained rows"]  # fmt: skip
+              "peak memory", "bandwidth floor", "trained rows"]  # fmt: skip
     cells = []
     for r in rows:
         memory = f"{float(r['peak_memory_gb']):.2f} GB"
@@ -431,7 +492,7 @@ def table() -> None:
             f"{float(r['times_faster']):.1f}x" if r["times_faster"] else "",
             *(f"{float(r[k]):.1f} s" if r[k] else "" for k in
               ("sampling_seconds", "forward_backward_seconds", "optimiser_seconds", "evaluation_seconds")),
-            memory, r["rows"],
+            memory, f"{float(r['floor_share']):.0%}" if r.get("floor_share") else "", r["rows"],
         ])  # fmt: skip
     parts = {"cases": markdown_table(header, cells, left=2)}
     if SWEEP.exists():

@@ -49,17 +49,24 @@ class Histories:
         self._ids = torch.from_numpy(vocabulary.history.ids[data.train_items]).to(device)
         self._target = torch.from_numpy(first_occurrences(data)).to(device)
 
-    def of_rows(self, rows: Tensor, users: Tensor) -> Ragged:
-        """The histories of training rows ``[B]`` of user rows ``[B]``."""
-        return self._cut(users, self._begin[users + 1] - self._begin[users] - 1, self._target[rows])
+    def of_rows(self, rows: Tensor, users: Tensor, total: int | None = None) -> Ragged:
+        """The histories of training rows ``[B]`` of user rows ``[B]``.
+
+        ``total`` is the sum of their lengths; without it the host waits for a GPU's.
+        """
+        return self._cut(users, self._begin[users + 1] - self._begin[users] - 1, self._target[rows], total)
+
+    def row_lengths(self, users: Tensor) -> Tensor:
+        """How long the history of a training row of each of these user rows is."""
+        return (self._begin[users + 1] - self._begin[users] - 1).clamp(0, self.max_len)
 
     def of_users(self, users: Tensor) -> Ragged:
         """The whole histories of user rows ``[B]``."""
         return self._cut(users, self._begin[users + 1] - self._begin[users], None)
 
-    def _cut(self, users: Tensor, available: Tensor, target: Tensor | None) -> Ragged:
+    def _cut(self, users: Tensor, available: Tensor, target: Tensor | None, total: int | None = None) -> Ragged:
         lengths = available.clamp(0, self.max_len)
-        row = torch.repeat_interleave(torch.arange(len(users), device=users.device), lengths)
+        row = torch.repeat_interleave(torch.arange(len(users), device=users.device), lengths, output_size=total)
         slot = torch.arange(len(row), device=users.device) - (lengths.cumsum(0) - lengths)[row]
         position = slot + (available - lengths)[row] if self._keep_last else slot
         if target is not None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mml_plugin.engine.backends.base import AdamConstants, Backend, TableState
+from mml_plugin.engine.backends.base import CLIP_EPSILON, AdamConstants, Backend, TableState
 
 
 @dataclass(frozen=True)
@@ -29,27 +29,66 @@ class Penalty:
 class FusedAdam:
     """Dense Adam with L2 and clipping; every parameter is a :class:`TableState`.
 
+    On a GPU the step count, the rate and the squared norms are tensors whose memory never changes, so that a step that
+    was captured as a CUDA graph goes on counting when it is replayed.
+
     Args:
         states: parameter name -> state.
         backend: computes the passes.
         rate: learning rate.
         max_norm: clip norm of the total gradient; infinite does not clip.
+        on_device: count on the states' device; by default where that is a GPU.
     """
 
-    def __init__(self, states: Mapping[str, TableState], backend: Backend, rate: float, max_norm: float) -> None:
-        self.states, self.backend, self.rate, self.max_norm = dict(states), backend, rate, max_norm
-        self.steps = 0
+    def __init__(
+        self,
+        states: Mapping[str, TableState],
+        backend: Backend,
+        rate: float,
+        max_norm: float,
+        on_device: bool | None = None,
+    ) -> None:
+        self.states, self.backend, self.max_norm = dict(states), backend, max_norm
+        device = next((state.weight.device for state in self.states.values()), torch.device("cpu"))
+        self._clock = _Clock(device, rate) if on_device or (on_device is None and device.type == "cuda") else None
+        self._steps, self._rate = 0, rate
+        self._squares: dict[str, Any] = {}
         self.measure()
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a replayed step does what a called one does."""
+        return self._clock is not None
+
+    @property
+    def steps(self) -> int:
+        """Steps done; on a GPU the host waits for the count."""
+        return self._steps if self._clock is None else int(self._clock.steps)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return self._rate
+
+    @rate.setter
+    def rate(self, value: float) -> None:
+        self._rate = value
+        if self._clock is not None:
+            self._clock.rate.fill_(value)
 
     def measure(self) -> None:
         """Renew the norms after somebody else wrote the weights (reload, resume)."""
-        for state in self.states.values():
+        for name, state in self.states.items():
             state.measure()
-        self._squares: dict[str, Any] = {
-            name: state.squared_norms.sum(dtype=torch.float64) for name, state in self.states.items()
-        }
-        if not any(state.weight.is_cuda for state in self.states.values()):
-            self._squares = {name: float(value) for name, value in self._squares.items()}
+            square = state.squared_norms.sum(dtype=torch.float64)
+            self._keep(name, square if square.is_cuda or self.capturable else float(square))
+
+    def _keep(self, name: str, square: Tensor | float) -> None:
+        known = self._squares.get(name)
+        if self.capturable and isinstance(known, Tensor):
+            known.copy_(square)  # type: ignore[arg-type]
+        else:
+            self._squares[name] = square
 
     def penalty(self) -> Tensor | float:
         """The regulariser's part of the loss at the current weights."""
@@ -61,19 +100,27 @@ class FusedAdam:
 
     def step(self) -> None:
         """Clip, step, clear the gradients."""
-        self.steps += 1
         clip = self._clip()
-        constants = AdamConstants.at(self.steps, self.rate)
+        constants = self._constants()
         stepped = self.backend.adam(list(self.states.values()), constants, clip)
-        self._squares = dict(zip(self.states, stepped))
+        for name, square in zip(self.states, stepped):
+            self._keep(name, square)
+
+    def _constants(self) -> AdamConstants:
+        """Count the step."""
+        if self._clock is None:
+            self._steps += 1
+            return AdamConstants.at(self._steps, self._rate)
+        self._clock.steps.add_(1)
+        return self.backend.adam_constants(self._clock.steps, self._clock.rate)
 
     def _clip(self) -> Tensor | float:
         if math.isinf(self.max_norm):
             return 1.0
         squared = self.backend.squared_gradient_norm(list(self.states.values()), list(self._squares.values()))
         if isinstance(squared, Tensor):
-            return (self.max_norm / (squared.clamp_min(0).sqrt() + 1e-6)).clamp_max(1)
-        return min(1.0, self.max_norm / (math.sqrt(max(squared, 0.0)) + 1e-6))
+            return self.backend.clip_factor(squared, self.max_norm)
+        return min(1.0, self.max_norm / (math.sqrt(max(squared, 0.0)) + CLIP_EPSILON))
 
     def state_dict(self) -> dict[str, Any]:
         """Moments, step count and rate."""
@@ -82,10 +129,20 @@ class FusedAdam:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what :meth:`state_dict` returned."""
-        self.steps, self.rate = state["steps"], state["rate"]
+        self._steps, self.rate = state["steps"], state["rate"]
+        if self._clock is not None:
+            self._clock.steps.fill_(self._steps)
         for name, moments in state["moments"].items():
             self.states[name].first.copy_(moments["first"])
             self.states[name].second.copy_(moments["second"])
+
+
+class _Clock:
+    """Step count and learning rate, float64 tensors of one element."""
+
+    def __init__(self, device: torch.device, rate: float) -> None:
+        self.steps = torch.zeros((), dtype=torch.float64, device=device)
+        self.rate = torch.full((), rate, dtype=torch.float64, device=device)
 
 
 class GeneralOptimiser:
@@ -99,6 +156,9 @@ class GeneralOptimiser:
         rate: learning rate.
         max_norm: clip norm.
     """
+
+    # torch.optim keeps the rate on the host, where a replayed step would not look for it.
+    capturable = False
 
     def __init__(
         self,
@@ -183,10 +243,11 @@ def create(
     backend: Backend,
     rate: float,
     max_norm: float,
+    on_device: bool | None = None,
 ) -> FusedAdam | GeneralOptimiser:
     """The fused Adam where it can do what is asked, else the general way."""
     if name.lower() == "adam" and not any(p.l1 for p in penalties.values()):
         for key, state in states.items():
             state.decay = penalties.get(key, Penalty()).l2
-        return FusedAdam(states, backend, rate, max_norm)
+        return FusedAdam(states, backend, rate, max_norm, on_device)
     return GeneralOptimiser(dict(parameters), states, penalties, optimizer_class(name), rate, max_norm)

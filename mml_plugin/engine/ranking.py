@@ -12,7 +12,9 @@ from mml_plugin.engine import metrics
 from mml_plugin.engine.backends.base import Backend
 from mml_plugin.engine.backends.reference import contains
 
-BLOCK_FLOATS = 1 << 22
+# Scores held at once. A GPU is only busy with large blocks; a CPU's caches are small.
+BLOCK_FLOATS, BLOCK_USERS = 1 << 22, 1024
+GPU_BLOCK_FLOATS, GPU_BLOCK_USERS = 1 << 26, 8192
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def top_items(
     """
     rows = torch.arange(len(user_vecs), device=user_vecs.device) if users is None else users
     found = torch.full((len(user_vecs), k), -1, dtype=torch.int64, device=user_vecs.device)
-    size = max(1, min(1024, BLOCK_FLOATS // max(len(item_vecs), 1)))
+    users_at_once, floats = (GPU_BLOCK_USERS, GPU_BLOCK_FLOATS) if user_vecs.is_cuda else (BLOCK_USERS, BLOCK_FLOATS)
+    size = max(1, min(users_at_once, floats // max(len(item_vecs), 1)))
     transposed = item_vecs.t()
     room = torch.empty(min(size, len(user_vecs)), len(item_vecs), dtype=user_vecs.dtype, device=user_vecs.device)
     for begin in range(0, len(user_vecs), size):

@@ -58,7 +58,9 @@ class NegativeSampler:
         if alpha:
             if popularity is None:
                 raise ValueError("alpha needs popularity")
-            cumulative = cumulative_words(popularity.double().clamp_min(0) ** alpha * (popularity > 0))
+            # On the host: bounds must be the same everywhere, and a GPU's powers and sums end in other digits.
+            counts = popularity.double().cpu().clamp_min(0)
+            cumulative = cumulative_words(counts**alpha * (counts > 0)).to(item_ids.device)
         if positives is not None:
             _check_something_is_left(positives, len(item_ids), cumulative)
         kept = item_ids.to(backend.index_dtype)

@@ -80,7 +80,8 @@ class Step:
         self.optimiser, self.backend, self.batch_penalty = optimiser, backend, batch_penalty
         self.parameters, self.states = dict(parameters), dict(states)
         self._state_of = {id(parameter): self.states[name] for name, parameter in self.parameters.items()}
-        self._labels = torch.empty(0)
+        # By shape: a captured step reads its labels' memory after a short batch needed others.
+        self._labels: dict[torch.Size, Tensor] = {}
 
     def __call__(self, batch: Batch) -> StepResult:
         """Train on one batch."""
@@ -159,13 +160,15 @@ class Step:
         return sampled_scores(vectors, table, position, backend=self.backend)
 
     def _loss(self, y_pred: Tensor, users: Tensor) -> Tensor:
-        if self._labels.shape != y_pred.shape:
+        labels = self._labels.get(y_pred.shape)
+        if labels is None:
             # float32 whatever the scores are, as recbox's labels.
-            self._labels = torch.zeros(y_pred.shape, dtype=torch.float32, device=y_pred.device)
-            self._labels[:, 0] = 1
+            labels = torch.zeros(y_pred.shape, dtype=torch.float32, device=y_pred.device)
+            labels[:, 0] = 1
+            self._labels[y_pred.shape] = labels
         if getattr(self.loss, "needs_users", False):
-            return self.loss(y_pred, self._labels, users=users)
-        return self.loss(y_pred, self._labels)
+            return self.loss(y_pred, labels, users=users)
+        return self.loss(y_pred, labels)
 
     def _collect(self, leaves: tuple[tuple[Tensor, Tensor, Tensor], ...]) -> None:
         for table, rows, vectors in leaves:
@@ -184,8 +187,15 @@ class Step:
         total: Tensor = torch.zeros((), dtype=torch.float64, device=batch.users.device)
         for table, rows in ((self.model.user_table, batch.users), (self.model.item_table, batch.index.flatten())):
             state = self._state_of[id(table)]
-            counts = torch.bincount(rows, minlength=len(table)).to(table.dtype)
+            counts = _counts(rows, len(table), table.dtype)
             total = total + share / 2 * (counts * state.squared_norms).sum(dtype=torch.float64)
             state.grad.addcmul_(counts[:, None], state.weight, value=share)
-            state.touched[counts > 0] = 1
+            state.touched.masked_fill_(counts > 0, 1)
         return total
+
+
+def _counts(rows: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """How often each of ``size`` rows is in ``rows``; a GPU's bincount would make the host wait."""
+    if not rows.is_cuda:
+        return torch.bincount(rows, minlength=size).to(dtype)
+    return torch.zeros(size, dtype=dtype, device=rows.device).index_add_(0, rows, torch.ones_like(rows, dtype=dtype))

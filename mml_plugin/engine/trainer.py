@@ -17,12 +17,14 @@ from tqdm import tqdm
 
 from mml_plugin.engine import optimiser, philox, ranking
 from mml_plugin.engine.backends.base import Backend, Positives, TableState
+from mml_plugin.engine.cuda_graph import CudaGraph, Graph, GraphedStep
 from mml_plugin.engine.declaration import Declaration
 from mml_plugin.engine.optimiser import Penalty
 from mml_plugin.engine.ranking import ItemLists
 from mml_plugin.engine.sampler import NegativeSampler
 from mml_plugin.engine.schedule import Schedule, reduced
 from mml_plugin.engine.step import Batch, Step, StepResult
+from mml_plugin.engine.tally import Tally
 from mml_plugin.engine.user_tower import RaggedHistories, UserTower
 from mml_plugin.errors import UserError
 from mml_plugin.memory import PeakMemory
@@ -38,7 +40,9 @@ class HistorySource(Protocol):
 
     max_len: int
 
-    def of_rows(self, rows: Tensor, users: Tensor) -> RaggedHistories: ...
+    def of_rows(self, rows: Tensor, users: Tensor, total: int | None = None) -> RaggedHistories: ...
+
+    def row_lengths(self, users: Tensor) -> Tensor: ...
 
     def of_users(self, users: Tensor) -> RaggedHistories: ...
 
@@ -92,6 +96,7 @@ class Settings:
         maximise, patience, reduce_lr_on_plateau, save_best_only: recbox's rule.
         thresholds: band edges to count training negatives by.
         max_batches: end each epoch early; None trains it whole.
+        capture: on a GPU, replay the step as a CUDA graph.
         progress: show a bar.
     """
 
@@ -116,6 +121,7 @@ class Settings:
     save_best_only: bool = True
     thresholds: Sequence[float] = ()
     max_batches: int | None = None
+    capture: bool = True
     progress: bool = True
 
 
@@ -131,6 +137,7 @@ class Trainer:
         backend: computes the steps.
         state_path: where the checkpoint of the last finished epoch goes; None keeps none.
         on_epoch: told of each finished epoch.
+        graph: captures the step; by default a CUDA graph on a GPU and none on a CPU.
     """
 
     def __init__(
@@ -143,6 +150,7 @@ class Trainer:
         backend: Backend,
         state_path: Path | None = None,
         on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+        graph: Graph | None = None,
     ) -> None:
         self.model, self.module, self.data, self.settings, self.backend = model, module, data, settings, backend
         self.state_path, self.on_epoch = state_path, on_epoch
@@ -154,7 +162,7 @@ class Trainer:
         states = {name: TableState.of(parameter) for name, parameter in parameters.items()}
         self.optimiser = optimiser.create(
             settings.optimizer, parameters.items(), states, settings.penalties, backend,
-            settings.learning_rate, settings.max_gradient_norm,
+            settings.learning_rate, settings.max_gradient_norm, on_device=True if graph else None,
         )  # fmt: skip
         self.step = Step(
             model, parameters, states, self.tower, loss, self.optimiser, backend, settings.batch_penalty
@@ -164,7 +172,39 @@ class Trainer:
         self.epoch = 0
         self.stopped = False
         self.best: dict[str, Tensor] = {}
-        self._thresholds = torch.tensor(sorted(set(settings.thresholds)), dtype=torch.float32, device=self.device)
+        self.tally = Tally(backend, settings.thresholds, self.device)
+        if graph is None and self.device.type == "cuda" and settings.capture:
+            graph = CudaGraph(self.device)
+        # The epoch of the running steps; on a GPU a tensor, since a captured step reads it and copying it would wait.
+        self._current: int | Tensor = 0
+        if graph is not None or self.device.type == "cuda":
+            self._current = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self._run = self._runner(graph)
+
+    def _runner(self, graph: Graph | None) -> Callable[[Tensor], StepResult]:
+        """What trains on row ids: the step as it is, or captured where it can be."""
+        if graph is None:
+            return self._train_on
+        obstacle = self._capture_obstacle()
+        if obstacle:
+            logging.info("The step is not captured as a CUDA graph: %s", obstacle)
+            return self._train_on
+        return GraphedStep(self._train_on, self.settings.batch_size, self.device, graph, self._drop_gradients)
+
+    def _capture_obstacle(self) -> str:
+        """Why a capture cannot succeed, as far as is known beforehand; "" where it is worth the attempt."""
+        if not self.optimiser.capturable:
+            return f"the optimizer {self.settings.optimizer} or an L1 term takes its learning rate from the host"
+        if self.tower.needs_history:
+            return "the batches' histories differ in size"
+        if self.model.item_table is None:
+            return "the batches' distinct items, which the item tower is given, differ in number"
+        return ""
+
+    def _drop_gradients(self) -> None:
+        """Forget gradients that a failed capture has announced and never computed."""
+        for parameter in self.step.parameters.values():
+            parameter.grad = None
 
     def _sampler(self) -> NegativeSampler:
         data, settings = self.data, self.settings
@@ -228,47 +268,59 @@ class Trainer:
         """Train one epoch; returns the mean loss and, per band, how many negatives fell there and their |dL/dn|."""
         # The norms of a resumed training are computed anew; so that both go on alike, everyone's are.
         self.optimiser.measure()
-        bands = len(self._thresholds) + 1
-        counts = torch.zeros(bands, dtype=torch.int64, device=self.device)
-        sums = torch.zeros(bands, dtype=torch.float64, device=self.device)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        progress = _Progress(self, counts)
+        self.tally.clear()
+        progress = _Progress(self)
         with progress.bar:
-            for result in self.steps(self.epoch):
-                total += result.loss
-                if len(self._thresholds):
-                    self._count(result, counts, sums)
-                progress.advance(total)
-        if not len(self._thresholds):
-            return float(total) / self.batches_per_epoch, [], []
-        return float(total) / self.batches_per_epoch, counts.tolist(), sums.tolist()
+            for _ in self.steps(self.epoch):
+                progress.advance()
+        return float(self.tally.total) / self.batches_per_epoch, *self.tally.bands()
 
     def steps(self, epoch: int) -> Iterator[StepResult]:
-        """Train the epoch's batches one by one."""
-        for batch in self.batches(epoch):
-            yield self.step(batch)
+        """Train the epoch's batches one by one; a result holds until the next."""
+        if isinstance(self._current, Tensor):
+            self._current.fill_(epoch)
+        else:
+            self._current = epoch
+        for rows, total in self._row_batches(epoch):
+            yield self._run(rows) if total is None else self._train_on(rows, total)
 
-    def _count(self, result: StepResult, counts: Tensor, sums: Tensor) -> None:
-        thresholds = self._thresholds.to(result.y_pred.dtype)
-        self.backend.bands(result.y_pred, result.gradient, thresholds, counts, sums)
+    def _train_on(self, rows: Tensor, history_total: int | None = None) -> StepResult:
+        """Train on the training rows ``[B]`` in the current epoch."""
+        result = self.step(self.batch(self._current, rows, history_total))
+        self.tally.add(result)
+        return result
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch, all draws made."""
-        data, settings = self.data, self.settings
-        rows = torch.arange(len(data.users), device=self.device)
-        if settings.shuffle:
-            rows = self.backend.shuffled(len(data.users), settings.seed, epoch, self.device)
-        for number in range(self.batches_per_epoch):
-            part = rows[number * settings.batch_size : (number + 1) * settings.batch_size]
-            yield self.batch(epoch, part)
+        return (self.batch(epoch, rows, total) for rows, total in self._row_batches(epoch))
 
-    def batch(self, epoch: int, rows: Tensor) -> Batch:
-        """The batch of training rows ``[B]`` in an epoch."""
+    def _row_batches(self, epoch: int) -> Iterator[tuple[Tensor, int | None]]:
+        """The training rows of an epoch's batches, and their histories' length where the host would wait for it."""
+        settings = self.settings
+        if settings.shuffle:
+            rows = self.backend.shuffled(len(self.data.users), settings.seed, epoch, self.device)
+        else:
+            rows = torch.arange(len(self.data.users), device=self.device)
+        parts = rows.split(settings.batch_size)[: self.batches_per_epoch]
+        yield from zip(parts, self._history_totals(rows, len(parts)))
+
+    def _history_totals(self, rows: Tensor, batches: int) -> list[int | None]:
+        """The summed length of each batch's histories, asked of a GPU once an epoch; None where nobody needs it."""
+        history, size = self.data.history, self.settings.batch_size
+        if not self.tower.needs_history or history is None or self.backend.may_wait(rows):
+            return [None] * batches
+        lengths = history.row_lengths(self.data.users[rows])
+        return [int(total) for total in torch.stack([part.sum() for part in lengths.split(size)[:batches]]).tolist()]
+
+    def batch(self, epoch: int | Tensor, rows: Tensor, history_total: int | None = None) -> Batch:
+        """The batch of training rows ``[B]`` in an epoch; ``history_total`` as :meth:`HistorySource.of_rows` has it."""
         data, settings = self.data, self.settings
         users = data.users[rows]
         positive = data.item_ids[data.items[rows]]
         index = self.sampler.index(epoch, rows, users, positive, settings.num_negs)
-        history = data.history.of_rows(rows, users) if self.tower.needs_history and data.history else None
+        history = (
+            data.history.of_rows(rows, users, history_total) if self.tower.needs_history and data.history else None
+        )
         return Batch(
             data.user_ids[users],
             index,
@@ -277,13 +329,13 @@ class Trainer:
             None if history is None else self._attention_mask(rows, epoch, history),
         )
 
-    def _mask(self, rows: Tensor, epoch: int) -> Tensor | None:
+    def _mask(self, rows: Tensor, epoch: int | Tensor) -> Tensor | None:
         rate = self.model.user_dropout
         if not rate:
             return None
         return self._dropout(rows, self.tower.width, rate, philox.USER_DROPOUT, epoch)
 
-    def _attention_mask(self, rows: Tensor, epoch: int, history: RaggedHistories) -> Tensor | None:
+    def _attention_mask(self, rows: Tensor, epoch: int | Tensor, history: RaggedHistories) -> Tensor | None:
         tower = self.model.history
         if tower is None or not tower.dropout or tower.aggregator == "mean":
             return None
@@ -291,7 +343,7 @@ class Trainer:
         whole = self._dropout(rows, width, tower.dropout, philox.ATTENTION_DROPOUT, epoch)
         return whole[history.row, history.slot]
 
-    def _dropout(self, rows: Tensor, width: int, rate: float, stream: int, epoch: int) -> Tensor:
+    def _dropout(self, rows: Tensor, width: int, rate: float, stream: int, epoch: int | Tensor) -> Tensor:
         dtype = self.model.user_table.dtype
         return self.backend.dropout(rows, width, rate, seed=self.settings.seed, stream=stream, epoch=epoch, dtype=dtype)
 
@@ -408,8 +460,8 @@ class _Progress:
 
     INTERVAL = 0.5
 
-    def __init__(self, trainer: Trainer, counts: Tensor) -> None:
-        self._trainer, self._counts = trainer, counts
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
         self._done, self._shown, self._last = 0, 0, time.monotonic()
         self.bar = tqdm(
             total=trainer.batches_per_epoch,
@@ -419,16 +471,17 @@ class _Progress:
             leave=False,
         )
 
-    def advance(self, total: Tensor) -> None:
+    def advance(self) -> None:
         """One more batch."""
         self._done += 1
         if self.bar.disable or time.monotonic() - self._last < self.INTERVAL:
             return
         self._last = time.monotonic()
-        facts = {"loss": f"{float(total) / self._done:.4f}"}
-        counted = self._counts.tolist()
-        if sum(counted):
-            facts["active"] = f"{100 * (1 - counted[0] / sum(counted)):.2f} %"
+        tally = self._trainer.tally
+        facts = {"loss": f"{float(tally.total) / self._done:.4f}"}
+        active = tally.active_share()
+        if active is not None:
+            facts["active"] = f"{100 * active:.2f} %"
         if self._trainer.schedule.best_epoch:
             facts["best"] = f"{self._trainer.schedule.best:.4f}"
         self.bar.set_postfix(facts, refresh=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from types import SimpleNamespace
 
 import torch
@@ -108,12 +109,12 @@ class Pair:
         self.trainer.optimiser.rate *= 0.1
 
 
-def make_trainer(params, backend="reference", dtype=torch.float64, loss=None, **changes):
-    """A fast-engine trainer of flat parameters, on a CPU."""
+def make_trainer(params, backend="reference", dtype=torch.float64, loss=None, device=None, capture=True, **changes):
+    """A fast-engine trainer of flat parameters, on a CPU unless told."""
     params = {"verbose": 0, "monitor_mode": "max", **params}
     data = load_data(params, "paper", 0.1)
     words = vocabulary.build(data.training, params)
-    device = torch.device("cpu")
+    device = device or torch.device("cpu")
     model = run_fast.build_model(params, words, data.interactions.num_items, device).to(dtype)
     context = SimpleNamespace(
         params=params,
@@ -123,6 +124,6 @@ def make_trainer(params, backend="reference", dtype=torch.float64, loss=None, **
     loss = loss or build_loss(params["loss"], **params_from_config(params["loss"], params))
     chosen = backends.select(backend, device) if isinstance(backend, str) else backend
     return Trainer(
-        model.declare(), model, loss, run_fast.training_data(data, words, device),
-        run_fast.settings(context, model), chosen, **changes,
+        model.declare(), model, loss.to(device), run_fast.training_data(data, words, device),
+        dataclasses.replace(run_fast.settings(context, model), capture=capture), chosen, **changes,
     )  # fmt: skip

@@ -240,3 +240,19 @@ def test_ctrl_c_and_kill_leave_a_run_that_goes_on(home):
 def finished_epochs():
     path = next(Path("killed/MF_tiny_mml").glob("*/checkpoint.pt"), None)
     return torch.load(path, weights_only=True)["epoch"] if path else 0
+
+
+@pytest.mark.slow  # compiles every kernel anew
+@pytest.mark.parametrize("expid", ["MF_tiny_mml", "SimpleX_gowalla_mml"])
+def test_the_process_that_compiles_gets_the_bits_of_those_that_load(expid, home, tmp_path):
+    pytest.importorskip("numba")
+    losses = []
+    for name in ("compiles", "loads"):
+        command = [sys.executable, "-m", "mml_plugin", "train", "--engine", "fast", "--backend", "numba",
+                   "--config", str(CONFIG), "--expid", expid, "--runs", name, "--overwrite"]  # fmt: skip
+        keys = [word for key in (*SMALL, "epochs=2", "learning_rate=0.02") for word in ("--set", key)]
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+        subprocess.run(command + keys, cwd=home, env=environment, check=True, capture_output=True)
+        (history,) = (home / name).glob("*/*/history.csv")
+        losses.append(pd.read_csv(history)["train_loss"].tolist())
+    assert losses[0] == losses[1]

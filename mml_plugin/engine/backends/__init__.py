@@ -8,7 +8,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
+import shutil
+import sysconfig
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -25,30 +29,58 @@ class BackendInfo:
         module: where its class ``Engine`` is.
         devices: device types that it runs on.
         needs: a package it needs, "" for none.
+        comes: how that package is installed.
         capability: the least CUDA compute capability.
+        builds: whether it builds a C extension when it first runs.
+        interpreter: an environment variable that, set to 1, lets it run on a CPU as well; for tests.
     """
 
     name: str
     module: str
     devices: tuple[str, ...]
     needs: str = ""
+    comes: str = "pip install 'mml_plugin[fast]'"
     capability: tuple[int, int] = (0, 0)
+    builds: bool = False
+    interpreter: str = ""
 
     def obstacle(self, device: torch.device) -> str:
         """Why it cannot run on the device; "" when it can."""
-        if device.type not in self.devices:
-            return f"it runs on {' and '.join(self.devices)}, not on {device.type}"
+        interpreted = device.type == "cpu" and self.interpreter and os.environ.get(self.interpreter) == "1"
+        if device.type not in self.devices and not interpreted:
+            tests = f" (in tests {self.interpreter}=1 lets it)" if self.interpreter and device.type == "cpu" else ""
+            return f"it runs on {' and '.join(self.devices)}, not on {device.type}{tests}"
         if self.needs and importlib.util.find_spec(self.needs) is None:
-            return f"the package {self.needs} is not installed (pip install 'mml_plugin[fast]')"
+            return f"the package {self.needs} is not installed ({self.comes})"
         if device.type == "cuda" and torch.cuda.get_device_capability(device) < self.capability:
             have = ".".join(map(str, torch.cuda.get_device_capability(device)))
             return f"it needs compute capability {'.'.join(map(str, self.capability))} and this GPU has {have}"
-        return ""
+        return _cannot_build() if self.builds and not interpreted else ""
+
+
+def _cannot_build() -> str:
+    """What building a C extension lacks; "" for nothing."""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "it builds its launchers with a C compiler, and neither gcc nor clang is on the PATH"
+    scheme = sysconfig.get_default_scheme()
+    include = sysconfig.get_path("include", "posix_prefix" if scheme == "posix_local" else scheme)
+    if not Path(include, "Python.h").is_file():
+        return f"it builds its launchers with Python.h, which {include} lacks (Debian has it in python3-dev)"
+    return ""
 
 
 KNOWN = (
     BackendInfo("numba", "numba_cpu", ("cpu",), needs="numba"),
-    BackendInfo("triton", "triton_gpu", ("cuda",), needs="triton", capability=(7, 5)),
+    BackendInfo(
+        "triton",
+        "triton_gpu",
+        ("cuda",),
+        needs="triton",
+        comes="torch's CUDA builds for Linux bring it along",
+        capability=(7, 5),
+        builds=True,
+        interpreter="TRITON_INTERPRET",
+    ),
     BackendInfo("torch", "torch_any", ("cpu", "cuda")),
     BackendInfo("reference", "reference", ("cpu", "cuda")),
 )

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 
 # F.normalize divides by at least this.
 NORM_FLOOR = 1e-12
+# torch.optim.Adam's defaults.
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+# clip_grad_norm_'s.
+CLIP_EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
@@ -81,16 +85,26 @@ def zeros_like(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AdamConstants:
-    """One Adam step's numbers, bias correction folded in: w -= rate * m / (sqrt(v) + epsilon)."""
+    """One Adam step's numbers, bias correction folded in: w -= rate * m / (sqrt(v) + epsilon).
 
-    rate: float
-    epsilon: float
-    beta1: float
-    beta2: float
+    ``rate`` and ``epsilon`` are float64 tensors of one element where the step is counted on the device.
+    """
+
+    rate: float | Tensor
+    epsilon: float | Tensor
+    beta1: float = BETA1
+    beta2: float = BETA2
 
     @classmethod
-    def at(cls, step: int, rate: float, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8):
-        """The constants of the given step, 1-based, with torch.optim.Adam's defaults."""
+    def at(
+        cls,
+        step: int | Tensor,
+        rate: float | Tensor,
+        beta1: float = BETA1,
+        beta2: float = BETA2,
+        epsilon: float = EPSILON,
+    ) -> AdamConstants:
+        """The constants of the given step, 1-based."""
         root = (1 - beta2**step) ** 0.5
         return cls(rate * root / (1 - beta1**step), epsilon * root, beta1, beta2)
 
@@ -113,6 +127,10 @@ class Backend(ABC):
 
     name: str = ""
     index_dtype: torch.dtype = torch.int64
+
+    def may_wait(self, data: Tensor) -> bool:
+        """Whether the host may look at the data before it goes on; for a GPU that would be a wait in every step."""
+        return not data.is_cuda
 
     @abstractmethod
     def draw_items(
@@ -193,6 +211,14 @@ class Backend(ABC):
     ) -> list[Tensor | float]:
         """Step each state on ``clip * (g + decay W)``, clear gradients, renew row norms; returns the new ``|W|^2``."""
 
+    def clip_factor(self, squared: Tensor, limit: float) -> Tensor:
+        """What brings a gradient of that squared norm down to the limit; 1 below it."""
+        return (limit / (squared.clamp_min(0).sqrt() + CLIP_EPSILON)).clamp_max(1)
+
+    def adam_constants(self, step: Tensor, rate: Tensor) -> AdamConstants:
+        """The constants of a step that is counted on the device, in float64 tensors of one element."""
+        return AdamConstants.at(step, rate)
+
     def shuffled(self, count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
         """The epoch's order of training rows, as ``sampler.shuffled`` defines it."""
         from mml_plugin.engine.sampler import shuffled
@@ -216,5 +242,16 @@ class Backend(ABC):
     def bands(self, y: Tensor, grad: Tensor, thresholds: Tensor, counts: Tensor, sums: Tensor) -> None:
         """Add to ``counts[K+1]`` the negatives in each band and to ``sums[K+1]`` their ``|dL/dy|``."""
         band = torch.bucketize(y[:, 1:].contiguous(), thresholds).flatten()
+        if not self.may_wait(y):
+            _add_bands(band, grad[:, 1:].abs().flatten(), counts, sums)
+            return
         counts += torch.bincount(band, minlength=len(counts))
         sums.index_add_(0, band, grad[:, 1:].abs().flatten().to(sums.dtype))
+
+
+def _add_bands(band: Tensor, grad: Tensor, counts: Tensor, sums: Tensor) -> None:
+    """As bincount, band by band: a GPU's bincount makes the host wait for the largest band."""
+    for k in range(len(counts)):
+        here = band == k
+        counts[k] += here.sum()
+        sums[k] += (grad * here).sum(dtype=sums.dtype)

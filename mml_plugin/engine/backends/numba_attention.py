@@ -9,10 +9,10 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from mml_plugin.engine.backends.numba_kernels import FAST
+from mml_plugin.engine.backends.numba_kernels import dot, total
 
 
-@njit(parallel=True, cache=True, fastmath=FAST)
+@njit(parallel=True, cache=True)
 def attend(items, key, asked, begin, mask, absent, share, out):
     """out[b] = sum_j share[j] mask[j] items[j] over row b's entries, with share = e^s / (sum e^s + absent).
 
@@ -21,25 +21,22 @@ def attend(items, key, asked, begin, mask, absent, share, out):
     dim = items.shape[1]
     masked = mask.shape[0] > 0
     for b in prange(asked.shape[0]):
-        total = absent[b]
+        whole = absent[b]
         for j in range(begin[b], begin[b + 1]):
-            s, seen = items.dtype.type(0), items.dtype.type(0)
-            for d in range(dim):
-                s += key[j, d] * asked[b, d]
-                seen += items[j, d]
-            share[j] = np.exp(s) if seen != 0 else items.dtype.type(1)
-            total += share[j]
+            padding = total(items[j]) == 0
+            share[j] = items.dtype.type(1) if padding else np.exp(dot(key[j], asked[b]))
+            whole += share[j]
         o = out[b]
         for d in range(dim):
             o[d] = 0
         for j in range(begin[b], begin[b + 1]):
-            share[j] /= total
+            share[j] /= whole
             weight = share[j] * mask[j] if masked else share[j]
             for d in range(dim):
                 o[d] += weight * items[j, d]
 
 
-@njit(parallel=True, cache=True, fastmath=FAST)
+@njit(parallel=True, cache=True)
 def attend_backward(grad, items, key, asked, begin, mask, share, by_items, by_key, by_asked):
     """Gradients of :func:`attend` in its vectors, keys and what they are asked."""
     dim = items.shape[1]
@@ -50,19 +47,14 @@ def attend_backward(grad, items, key, asked, begin, mask, share, by_items, by_ke
             q[d] = 0
         mean = items.dtype.type(0)
         for j in range(begin[b], begin[b + 1]):
-            along = items.dtype.type(0)
-            for d in range(dim):
-                along += g[d] * items[j, d]
+            along = dot(g, items[j])
             factor = mask[j] if masked else items.dtype.type(1)
             mean += share[j] * factor * along
             # Kept where the second loop finds it.
             by_key[j, 0] = factor * along
         for j in range(begin[b], begin[b + 1]):
             pull = share[j] * (by_key[j, 0] - mean)
-            seen = items.dtype.type(0)
-            for d in range(dim):
-                seen += items[j, d]
-            if seen == 0:
+            if total(items[j]) == 0:
                 pull = items.dtype.type(0)
             weight = share[j] * mask[j] if masked else share[j]
             for d in range(dim):

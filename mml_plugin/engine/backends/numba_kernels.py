@@ -15,9 +15,29 @@ from mml_plugin.engine.backends.base import NORM_FLOOR
 A, B = np.uint64(philox.MULTIPLIER_A), np.uint64(philox.MULTIPLIER_B)
 WA, WB = np.uint64(philox.WEYL_A), np.uint64(philox.WEYL_B)
 MASK, HALF = np.uint64(philox.MASK), np.uint64(32)
-# Reassociated sums let the compiler use vector registers; NaN and infinity keep their meaning.
+# Reassociated sums let the compiler use vector registers; NaN and infinity keep their meaning. Only for the two sums
+# below: numba optimises once more what it stores on disk, and where the compiler is free to choose between roundings,
+# the process that compiles gets other bits than those that load.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 PARTS = 64  # of a sum over a whole table
+
+
+@njit(fastmath=FAST)
+def dot(one, other):
+    """<one, other>."""
+    total = one.dtype.type(0)
+    for d in range(one.shape[0]):
+        total += one[d] * other[d]
+    return total
+
+
+@njit(fastmath=FAST)
+def total(row):
+    """The sum of a row."""
+    found = row.dtype.type(0)
+    for d in range(row.shape[0]):
+        found += row[d]
+    return found
 
 
 @njit(inline="always")
@@ -133,23 +153,19 @@ def dropout_mask(rows, epoch, seed, stream, threshold, scale, out):
                 out[b, 4 * block + i] = scale if w[i] >= threshold else 0
 
 
-@njit(parallel=True, cache=True, fastmath=FAST)
+@njit(parallel=True, cache=True)
 def scores(user, table, index, inverse, out):
     """out[b, j] = <user[b], table[index[b, j]]> * inverse[index[b, j]]; no ``inverse``: 1."""
-    dim = user.shape[1]
     scaled = inverse.shape[0] > 0
     for b in prange(index.shape[0]):
         u = user[b]
         for j in range(index.shape[1]):
             i = index[b, j]
-            v = table[i]
-            s = user.dtype.type(0)
-            for d in range(dim):
-                s += u[d] * v[d]
+            s = dot(u, table[i])
             out[b, j] = s * inverse[i] if scaled else s
 
 
-@njit(parallel=True, cache=True, fastmath=FAST)
+@njit(parallel=True, cache=True)
 def user_gradient(grad, table, index, inverse, out, active, slots):
     """out[b] = sum of grad[b, j] * item vector over non-zero grads; active[b] of them, at slots[b, :active[b]]."""
     dim = table.shape[1]
@@ -173,7 +189,7 @@ def user_gradient(grad, table, index, inverse, out, active, slots):
         active[b] = seen
 
 
-@njit(parallel=True, cache=True, fastmath=FAST)
+@njit(parallel=True, cache=True)
 def sparse_item_gradient(active, slots, grad, y, index, user, table, inverse, ceiling, workers, out, touched):
     """out[i] += d(y)/d(table[i]) weighed by the non-zero grads, for few of them: a worker owns each workers-th item."""
     dim = table.shape[1]
@@ -228,7 +244,7 @@ def sort_by_item(grad, y, index, counts, begin, rows, values, crossed):
                     crossed[place] = g * y[b, j]
 
 
-@njit(parallel=True, cache=True, fastmath=FAST)
+@njit(parallel=True, cache=True)
 def item_gradient(begin, rows, values, crossed, user, table, inverse, ceiling, out, touched):
     """out[i] += d(y)/d(table[i]) weighed by the non-zero grads, from what :func:`sort_by_item` made."""
     dim = table.shape[1]
@@ -254,19 +270,17 @@ def item_gradient(begin, rows, values, crossed, user, table, inverse, ceiling, o
                 o[d] -= c * v[d]
 
 
-@njit(parallel=True, cache=True, fastmath=FAST)
+@njit(parallel=True, cache=True)
 def user_vectors(table, ids, mask, normalized, dropout_first, out, inverse):
     """out[b] = the user's row, normalised and times ``mask`` (if any); inverse[b] = 1 / the norm divided by."""
     dim = table.shape[1]
     masked = mask.shape[0] > 0
     for b in prange(ids.shape[0]):
         row, o = table[ids[b]], out[b]
-        squared = table.dtype.type(0)
         for d in range(dim):
             o[d] = row[d] * mask[b, d] if masked and dropout_first else row[d]
-            squared += o[d] * o[d]
         if normalized:
-            norm = np.sqrt(squared)
+            norm = np.sqrt(dot(o, o))
             inverse[b] = 1 / norm if norm > NORM_FLOOR else table.dtype.type(1 / NORM_FLOOR)
             for d in range(dim):
                 o[d] *= inverse[b]
@@ -275,7 +289,7 @@ def user_vectors(table, ids, mask, normalized, dropout_first, out, inverse):
                 o[d] *= mask[b, d]
 
 
-@njit(parallel=True, cache=True, fastmath=FAST)
+@njit(parallel=True, cache=True)
 def add_user_gradient(workers, grad, table, ids, mask, normalized, dropout_first, inverse, out, touched):
     """out[ids[b]] += the gradient of the user's row, from ``grad`` of what :func:`user_vectors` made.
 
@@ -295,14 +309,11 @@ def add_user_gradient(workers, grad, table, ids, mask, normalized, dropout_first
                 g[d] = grad[b, d] * mask[b, d] if masked and not dropout_first else grad[b, d]
             if normalized:
                 n = inverse[b]
-                along = table.dtype.type(0)
                 for d in range(dim):
                     unit[d] = row[d] * n
                     if masked and dropout_first:
                         unit[d] *= mask[b, d]
-                    along += g[d] * unit[d]
-                if n >= ceiling:
-                    along = table.dtype.type(0)
+                along = dot(g, unit) if n < ceiling else table.dtype.type(0)
                 for d in range(dim):
                     g[d] = (g[d] - along * unit[d]) * n
             if masked and dropout_first:
@@ -312,7 +323,7 @@ def add_user_gradient(workers, grad, table, ids, mask, normalized, dropout_first
                 o[d] += g[d]
 
 
-@njit(parallel=True, cache=True, fastmath=FAST)
+@njit(parallel=True, cache=True)
 def add_rows(workers, rows, values, out, touched):
     """out[rows[k]] += values[k], in order; a worker owns each workers-th row."""
     for w in prange(workers):
@@ -325,27 +336,22 @@ def add_rows(workers, rows, values, out, touched):
                     o[d] += values[k, d]
 
 
-@njit(parallel=True, cache=True, fastmath=FAST)
+@njit(parallel=True, cache=True)
 def gradient_norms(tables, grads, touched, decays, parts):
     """parts[t, p] = sum over touched rows of |g|^2 + 2 decay g.w, which with decay^2 |W|^2 is |g + decay W|^2."""
     count = len(tables)
     for q in prange(PARTS * count):
         t, p = q % count, q // count
         table, grad, flags, decay = tables[t], grads[t], touched[t], decays[t]
-        rows, dim = table.shape
-        total = 0.0
+        rows = table.shape[0]
+        here = 0.0
         for r in range(p * rows // PARTS, (p + 1) * rows // PARTS):
             if flags[r]:
-                squared = table.dtype.type(0)
-                crossed = table.dtype.type(0)
-                for d in range(dim):
-                    squared += grad[r, d] * grad[r, d]
-                    crossed += grad[r, d] * table[r, d]
-                total += squared + 2 * decay * crossed
-        parts[t, p] = total
+                here += dot(grad[r], grad[r]) + 2 * decay * dot(grad[r], table[r])
+        parts[t, p] = here
 
 
-@njit(parallel=True, cache=True, fastmath=FAST)
+@njit(parallel=True, cache=True)
 def adam(tables, grads, firsts, seconds, touched, decays, clip, rate, epsilon, beta1, beta2, norms):
     """One dense Adam step on clip * (g + decay W) per table; clears what was touched and leaves each row's |w|^2."""
     one = tables[0].dtype.type(1)
@@ -362,7 +368,6 @@ def adam(tables, grads, firsts, seconds, touched, decays, clip, rate, epsilon, b
         rows, dim = table.shape
         for r in range(p * rows // PARTS, (p + 1) * rows // PARTS):
             w, m, v, g = table[r], first[r], second[r], grad[r]
-            norm = one - one
             if flags[r]:
                 flags[r] = 0
                 for d in range(dim):
@@ -371,15 +376,13 @@ def adam(tables, grads, firsts, seconds, touched, decays, clip, rate, epsilon, b
                     m[d] = beta1 * m[d] + rest1 * step
                     v[d] = beta2 * v[d] + rest2 * step * step
                     w[d] -= rate * m[d] / (np.sqrt(v[d]) + epsilon)
-                    norm += w[d] * w[d]
             else:
                 for d in range(dim):
                     step = pull * w[d]
                     m[d] = beta1 * m[d] + rest1 * step
                     v[d] = beta2 * v[d] + rest2 * step * step
                     w[d] -= rate * m[d] / (np.sqrt(v[d]) + epsilon)
-                    norm += w[d] * w[d]
-            squared_norms[r] = norm
+            squared_norms[r] = dot(w, w)
 
 
 @njit(parallel=True, cache=True)

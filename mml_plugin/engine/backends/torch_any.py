@@ -29,7 +29,7 @@ class Engine(reference.Engine):
         return y if inverse is None else y.mul_(inverse[index])
 
     def user_gradient(self, grad: Tensor, table: Tensor, index: Tensor, inverse: Tensor | None) -> Tensor:
-        if not grad.is_cuda:
+        if self.may_wait(grad):
             row, slot = grad.nonzero(as_tuple=True)
             items, weight = index[row, slot], grad[row, slot]
             out = torch.zeros(len(grad), table.shape[1], dtype=table.dtype)
@@ -55,7 +55,7 @@ class Engine(reference.Engine):
         out: Tensor,
         touched: Tensor,
     ) -> None:
-        if not grad.is_cuda:
+        if self.may_wait(grad):
             row, slot = grad.nonzero(as_tuple=True)
             for part in _slices(len(row), table.shape[1]):
                 r, s = row[part, None], slot[part, None]

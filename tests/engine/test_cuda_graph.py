@@ -1,0 +1,170 @@
+"""Capturing the step: what is captured, when, what is replayed, and what happens where it cannot be."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import pytest
+import torch
+
+from mml_plugin import build_loss
+from mml_plugin.engine.backends import torch_any
+from mml_plugin.engine.cuda_graph import GraphedStep
+
+from .fed import make_trainer
+from .recorded import RecordedGraph, watching_for_waits
+
+CPU = torch.device("cpu")
+
+
+class NeverWaiting(torch_any.Engine):
+    """The torch backend, computing as it does on a GPU."""
+
+    def may_wait(self, data):
+        return False
+
+
+def trainer(golden_params, name="MF_ccl", backend=None, graph=None, **changes):
+    params = {**golden_params(name), "batch_size": 60, "epochs": 3, **changes}
+    return make_trainer(params, backend or NeverWaiting(), graph=graph)
+
+
+def assert_same(one, other):
+    assert one.optimiser.steps == other.optimiser.steps
+    assert one.optimiser.rate == other.optimiser.rate
+    assert float(one.tally.total) == pytest.approx(float(other.tally.total), rel=1e-12)
+    assert one.tally.bands()[0] == other.tally.bands()[0]
+    assert one.tally.bands()[1] == pytest.approx(other.tally.bands()[1], rel=1e-10)
+    mine, theirs = one.module.state_dict(), other.module.state_dict()
+    for key, value in mine.items():
+        assert torch.allclose(value, theirs[key], rtol=1e-10, atol=1e-12), key
+
+
+class Doubling:
+    """A body that writes where it is told and knows how often Python ran it."""
+
+    def __init__(self):
+        self.calls = 0
+        self.seen = torch.zeros(4, dtype=torch.int64)
+        self.total = torch.zeros((), dtype=torch.int64)
+
+    def __call__(self, rows):
+        self.calls += 1
+        self.seen[: len(rows)] = 2 * rows
+        self.total += rows.sum()
+        return self.seen
+
+
+def test_warm_up_then_capture_then_replay():
+    body, graph = Doubling(), RecordedGraph()
+    step = GraphedStep(body, 4, CPU, graph)
+    for turn in range(10):
+        rows = torch.arange(4) + 10 * turn
+        assert step(rows).tolist() == (2 * rows).tolist()
+    assert (graph.warmed, graph.captures, graph.launches) == (3, 1, 7)
+    assert body.calls == 3 + 1
+    assert int(body.total) == sum(6 + 40 * turn for turn in range(10))
+
+
+def test_another_batch_size_runs_as_it_comes():
+    body, graph = Doubling(), RecordedGraph()
+    step = GraphedStep(body, 4, CPU, graph)
+    for _ in range(6):
+        step(torch.arange(4))
+        step(torch.arange(3))
+    assert (graph.warmed, graph.captures, graph.launches) == (3, 1, 3)
+    assert int(body.total) == 6 * 6 + 6 * 3
+
+
+def test_what_cannot_be_captured_runs_and_is_said_once(caplog):
+    undone = []
+
+    def waiting(rows):
+        return int(rows.sum())
+
+    graph = RecordedGraph()
+    step = GraphedStep(waiting, 4, CPU, graph, lambda: undone.append(1))
+    with caplog.at_level(logging.INFO):
+        assert [step(torch.arange(4)) for _ in range(8)] == [6] * 8
+    assert (graph.captures, graph.launches, undone) == (1, 0, [1])
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "The step cannot be captured as a CUDA graph and is launched kernel by kernel: "
+        "operation not permitted when stream is capturing: _local_scalar_dense"
+    ]
+
+
+@pytest.mark.parametrize("name", ["MF_ccl", "MF_softmax", "MF_bce"])
+def test_a_captured_training_is_the_training(name, golden_params):
+    graph = RecordedGraph()
+    captured, plain = trainer(golden_params, name, graph=graph), trainer(golden_params, name)
+    for one in (captured, plain):
+        one.fit()
+    assert_same(captured, plain)
+    # 1408 rows: 23 batches of 60 and one of 28, three times.
+    assert graph.launches == 3 * 23 - GraphedStep.WARM_UP
+    assert captured.optimiser.steps == 3 * 24
+
+
+def test_a_new_rate_and_reloaded_weights_reach_a_captured_step(golden_params):
+    captured, plain = trainer(golden_params, graph=RecordedGraph()), trainer(golden_params)
+    for one in (captured, plain):
+        weights = {name: value.clone() for name, value in one.module.state_dict().items()}
+        one.train_epoch()
+        one.optimiser.rate *= 0.1
+        one._load(weights)
+        state = one.optimiser.state_dict()
+        one.epoch = 1
+        one.train_epoch()
+        one.optimiser.load_state_dict(state)
+        one.epoch = 2
+        one.train_epoch()
+    assert_same(captured, plain)
+
+
+def test_clipping_and_grouped_users_are_captured(golden_params):
+    made = []
+    for graph in (RecordedGraph(), None):
+        one = trainer(golden_params, graph=graph, max_gradient_norm=1e-3)
+        one.step.loss = build_loss("BSL", temperature=0.2, temperature2=1.0)
+        one.fit()
+        made.append((one, graph))
+    assert_same(made[0][0], made[1][0])
+    assert made[0][1].launches > 60
+
+
+@pytest.mark.parametrize(
+    ("name", "backend", "changes", "reason"),
+    [
+        ("MF_ccl", "reference", {}, "cannot be captured as a CUDA graph and is launched kernel by kernel: .*nonzero"),
+        ("MF_ccl", None, {"ignore_pos_items": True}, "cannot be captured .*: .*repeat_interleave"),
+        ("MF_ccl", None, {"optimizer": "sgd"}, "is not captured as a CUDA graph: the optimizer sgd"),
+        ("SimpleX_uatt_mml", None, {}, "is not captured as a CUDA graph: the batches' histories differ in size"),
+    ],
+)
+def test_the_rest_trains_without_a_graph(name, backend, changes, reason, golden_params, caplog):
+    graph = RecordedGraph()
+    with caplog.at_level(logging.INFO):
+        captured = trainer(golden_params, name, backend, graph, **changes)
+        captured.fit()
+    plain = trainer(golden_params, name, backend, **changes)
+    plain.fit()
+    assert graph.launches == 0
+    mine, theirs = captured.module.state_dict(), plain.module.state_dict()
+    assert all(torch.allclose(value, theirs[key], rtol=1e-10, atol=1e-12) for key, value in mine.items())
+    said = [record.getMessage() for record in caplog.records if "CUDA graph" in record.getMessage()]
+    assert len(said) == 1
+    assert re.search(reason, said[0])
+
+
+@pytest.mark.parametrize("name", ["MF_ccl", "MF_softmax", "SimpleX_mean_bias_ccl", "SimpleX_satt_ccl"])
+def test_no_step_waits_for_the_device(name, golden_params):
+    steps = trainer(golden_params, name, attention_dropout=0.2).steps(1)
+    next(steps)  # the epoch's order, and the lengths of its histories, are asked for
+    with watching_for_waits():
+        assert len(list(steps)) == 23
+    waiting = trainer(golden_params, name, "reference").steps(1)
+    next(waiting)
+    with watching_for_waits(), pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+        next(waiting)
