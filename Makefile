@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 RUFF_PATHS := mml_plugin model_zoo tests benchmarks examples run_expid.py run_param_tuner.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-docs test-hosts test-slow lint types lock matrix clean
+.PHONY: help quickstart test test-slow test-gpu test-report lint types lock matrix clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,13 @@ test: $(INSTALLED)  ## install, then run the tests (no network, no GPU, under 10
 
 test-slow: $(INSTALLED)  ## run the tests that are too slow for `make test` (seed noise of both engines, fresh compilation)
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-gpu: $(INSTALLED)  ## run the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+test-report: $(INSTALLED)  ## open the HTML reports in a headless Chromium (skips with a reason where there is none)
+	$(BIN)/python -m pip install --quiet playwright || echo "playwright cannot be installed; the check will be skipped"
+	$(BIN)/python -m pytest -p no:xdist tests/report/check_in_browser.py
 
 test-docs: $(INSTALLED)  ## run every command in README and docs, in a copy
 	$(BIN)/python tests/docs/run_docs.py --log

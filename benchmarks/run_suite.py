@@ -15,6 +15,9 @@ from mml_plugin.errors import UserError
 from mml_plugin.experiment.cells import DONE, MISSING, Matcher, Outcome, Runner
 from mml_plugin.experiment.collect import Collector, slim
 from mml_plugin.experiment.suite import Cell, Suite, make_cells, read_suite
+from mml_plugin.report.comparison import groups_of
+from mml_plugin.report.needs import check_installed
+from mml_plugin.report.rows import Rows
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES, RESULTS, REPORTS = (ROOT / "benchmarks" / name for name in ("suites", "results", "reports"))
@@ -42,6 +45,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--gpu", type=int, default=-1, help="CUDA index, -1 for the CPU")
     parser.add_argument("--seeds", help="instead of the suite's, for example 2019,2020,2021")
     parser.add_argument("--only", action="append", help="run only cells whose name, label or group contains this")
+    parser.add_argument("--chosen", action="store_true", help="only the tuning cells that now stand for their family")
     parser.add_argument("--limit", type=int, help="run at most so many cells that are not finished")
     parser.add_argument("--any-machine", action="store_true", help="finished runs of other devices or threads count")
     parser.add_argument("--overwrite", action="store_true", help="begin every cell anew")
@@ -56,10 +60,14 @@ def run_suite(options: argparse.Namespace) -> int:
     """Run, collect, report."""
     path = Path(options.suite) if options.suite.endswith((".yaml", ".yml")) else SUITES / f"{options.suite}.yaml"
     suite = read_suite(path)
+    if not options.no_report:
+        check_installed()
     stem = options.results / f"suite_{path.stem}"
     if suite.kind == "data":
         return data_suite(suite, stem, options)
     cells = make_cells(suite, options.config, options.runs, options.gpu, _seeds(options.seeds), where=str(path))
+    if options.chosen:
+        cells = standing(cells, stem)
     if options.list:
         for cell in cells:
             print(f"{'finished' if cell.folder.finished else 'open':<9} {cell.name}  {cell.group}: {cell.label}")
@@ -91,8 +99,19 @@ def chosen(cells: list[Cell], only: list[str] | None) -> list[Cell]:
     return found
 
 
+def standing(cells: list[Cell], stem: Path) -> list[Cell]:
+    """The cells whose setting the report shows by now: with more seeds, these are worth running."""
+    lines = [(group.name, line) for group in groups_of(Rows.load(stem).done()) for line in group.lines]
+    labels = {(group, line.first["label"]) for group, line in lines}
+    found = [cell for cell in cells if (cell.group, cell.label) in labels]
+    if not found:
+        raise UserError("--chosen: no cell has a result yet, so none is chosen; run the suite without it first")
+    return found
+
+
 def work(cells: list[Cell], collector: Collector, options: argparse.Namespace) -> list[Outcome]:
     """Run what is to be run; every cell's rows are written when it ends."""
+    collector.update([])
     matcher = Matcher(any_machine=options.any_machine or options.collect)
     finished = [cell for cell in cells if cell.folder.finished]
     if options.collect:

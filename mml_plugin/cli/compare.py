@@ -50,7 +50,9 @@ def compare(
     from mml_plugin.experiment.run import command_line
     from mml_plugin.experiment.side_by_side import exit_code, run_cells, write_report
     from mml_plugin.report.build import Spec
+    from mml_plugin.report.needs import check_installed
 
+    check_installed()
     matcher = Matcher(options["any_machine"])
     if train is None and test is None and losses is None:
         given = [flag for key, flag in EXTRA.items() if options[key] is not None]

@@ -64,10 +64,11 @@ class Collector:
 
     def add_bootstraps(self) -> Rows:
         """Compare over users what has per-user metrics here and is not compared yet."""
+        # Minutes of resampling, so outside the lock: other processes go on writing their cells' rows meanwhile.
+        found = bootstraps(Rows.load(self.stem), {cell.name: cell.folder for cell in self.cells})
         with self._lock:
             rows = Rows.load(self.stem)
-            folders = {cell.name: cell.folder for cell in self.cells}
-            rows.users = bootstraps(rows, folders)
+            rows.users = found
             rows.save(self.stem)
         return rows
 

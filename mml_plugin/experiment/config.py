@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,26 @@ def config_files(config_dir: Path, kind: str) -> list[Path]:
     return files
 
 
+def _blocks(path: Path) -> dict[str, dict[str, Value]]:
+    """A file's blocks, parsed once as long as it does not change: suites ask for hundreds of experiments."""
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    return _parsed(path.resolve(), str(path), facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, shown: str, changed: int, size: int) -> dict[str, dict[str, Value]]:
+    return read_blocks(Path(shown))
+
+
 def _experiments(config_dir: Path) -> tuple[dict[str, Value], dict[str, dict[str, Value]]]:
     """The ``Base`` block and every experiment block of a folder."""
     base: dict[str, Value] = {}
     found: dict[str, dict[str, Value]] = {}
     for path in config_files(config_dir, "model_config"):
-        for name, block in read_blocks(path).items():
+        for name, block in _blocks(path).items():
             if name == "Base":
                 base = block
             elif name in found:
@@ -130,7 +144,7 @@ def _parse_override(text: str) -> tuple[str, Value]:
 def _dataset_block(config_dir: Path, dataset_id: Value) -> dict[str, Value]:
     blocks: dict[str, dict[str, Value]] = {}
     for path in config_files(config_dir, "dataset_config"):
-        for name, block in read_blocks(path).items():
+        for name, block in _blocks(path).items():
             blocks.setdefault(name, block)
     if str(dataset_id.value) not in blocks:
         raise UserError(

@@ -32,6 +32,7 @@ def run_cells(
         KeyboardInterrupt: after Ctrl-C; what is finished is kept.
     """
     collector = Collector(out / STEM, cells)
+    collector.update([])
     runner = Runner(
         out / "logs", matcher or Matcher(), isolated=isolated, say=say,
         on_outcome=lambda outcome: collector.update([outcome]),

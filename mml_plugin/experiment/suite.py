@@ -217,6 +217,9 @@ def make_cells(
     Raises:
         UserError: for an unknown experiment and everything else that a run would refuse in its configuration.
     """
+    wrong = [seed for seed in seeds or () if not 0 <= seed < 2**32]
+    if wrong:
+        raise UserError(f"{where}: a seed must be between 0 and {2**32 - 1}, got {wrong[0]}")
     known = list_experiments(config_dir)
     for entry in suite.entries():
         if entry.expid not in known:
@@ -237,7 +240,9 @@ def make_cells(
             )  # fmt: skip
             group = entry.group or default_group(experiment)
             cell = Cell(request, experiment, own[turn], entry.label or entry.expid, group, entry.family)
-            cells.setdefault(cell.name, cell)
+            twin = cells.setdefault(cell.name, cell)
+            if (twin.group, twin.label) != (cell.group, cell.label):
+                raise UserError(f"{where}: {twin.label!r} and {cell.label!r} are the same run; list it once")
     _check_labels(cells.values(), where)
     return list(cells.values())
 

@@ -73,7 +73,7 @@ def build(spec: Spec, rows: Rows) -> Document:
     if not done:
         add(Text("Nothing has been run yet."))
         return document
-    groups, epochs = groups_of(done), rows.epochs()
+    groups, epochs = _in_order(groups_of(done)), rows.epochs()
     if spec.kind == "time":
         _time_table(document, spec, groups)
     else:
@@ -88,6 +88,19 @@ def build(spec: Spec, rows: Rows) -> Document:
     _cost(document, groups)
     _origin(document, done)
     return document
+
+
+def _in_order(groups: Sequence[Group]) -> list[Group]:
+    """Models and data sets as they come, numbers of negatives rising: suites run in another order."""
+    places: dict[tuple[str, str], int] = {}
+    for group in groups:
+        places.setdefault((group.first.first["model"], group.first.first["dataset"]), len(places))
+
+    def place(group: Group) -> tuple[int, int]:
+        row = group.first.first
+        return places[row["model"], row["dataset"]], int(row["num_negs"])
+
+    return sorted(groups, key=place)
 
 
 def short(metric: str) -> str:
@@ -525,6 +538,9 @@ def _cost(document: Document, groups: Sequence[Group]) -> None:
     header = ["group", "run", "engine", "backend", "device", "training s/epoch", "evaluation s/epoch", "epochs",
               "total min", "peak GB"]  # fmt: skip
     document.blocks += [Heading("Time and memory"), Table(header, lines, 5)]
+    rows = [row for group in groups for line in group.lines for row in line.runs.values()]
+    if len({(row["processor"], row["gpu"], row["threads"]) for row in rows}) > 1:
+        document.blocks.append(Text("Runs of several machines stand here: seconds and memory compare only within one."))
 
 
 def _distinct(line: Line, column: str) -> str:

@@ -134,7 +134,7 @@ def _html(block: Block) -> str:
         body = "\n".join(_row("td", row, block.left) for row in block.rows)
         # A region that scrolls must be reachable by keyboard.
         return (
-            f'<div class="scroll" role="region" tabindex="0"><table>\n<thead>{head}</thead>\n'
+            f'<div class="scroll" role="region" aria-label="table" tabindex="0"><table>\n<thead>{head}</thead>\n'
             f"<tbody>\n{body}\n</tbody></table></div>"
         )
     data = base64.b64encode(block.png).decode()

@@ -82,7 +82,7 @@ class Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor):
         items, key, asked, begin, factors, share = ctx.kept
         by_items, by_key, by_asked = (torch.empty(a.shape, dtype=grad.dtype) for a in (items, key, asked))
-        attend_backward(
+        attend_backward(  # type: ignore[call-arg]  # the decorator hides its signature
             grad.contiguous().numpy(), items, key, asked, begin, factors, share,
             by_items.numpy(), by_key.numpy(), by_asked.numpy(),
         )  # fmt: skip

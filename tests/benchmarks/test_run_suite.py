@@ -1,0 +1,116 @@
+"""benchmarks/run_suite.py: mistakes before anything runs, rows and a report at the end."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from mml_plugin.data import synthetic
+from mml_plugin.experiment.cells import Runner
+from mml_plugin.experiment.suite import make_cells, read_suite
+from mml_plugin.report.rows import Rows
+
+ROOT = Path(__file__).resolve().parents[2]
+SUITE = """
+title: Two losses
+early_stop: 2
+set: {epochs: 3, verbose: 0, embedding_dim: 8, num_negs: 10, batch_size: 64}
+experiments:
+    - {expid: MF_tiny_ccl, label: CCL}
+    - {expid: MF_tiny_mml, label: MML}
+"""
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    spec = importlib.util.spec_from_file_location("run_suite", ROOT / "benchmarks" / "run_suite.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "run_suite", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    synthetic.generate(tmp_path / "data" / "synth", users=80, items=120, seed=3)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two.yaml").write_text(SUITE)
+    return tmp_path
+
+
+WHERE = ["--results", "results", "--reports", "reports"]
+
+
+def test_mistakes_exit_2_and_leave_nothing(script, home, capsys):
+    (home / "bad.yaml").write_text("title: T\nexperiments: [MF_tiny_mlm]\n")
+    for words, says in (
+        (["bad.yaml"], "there is no experiment 'MF_tiny_mlm'; did you mean"),
+        (["table9"], "there is no suite 'table9'"),
+        (["two.yaml", "--only", "XXL"], "--only XXL matches none of the 2 cells"),
+        (["two.yaml", "--seeds", "1,b"], "--seeds '1,b': write whole numbers"),
+    ):
+        assert script.main([*words, *WHERE]) == 2
+        assert says in capsys.readouterr().err
+    assert not (home / "runs").exists()
+    assert not list((home / "results").glob("*.csv")) if (home / "results").exists() else True
+
+
+def test_rows_and_report_are_collected_from_finished_runs(script, home, capsys):
+    cells = make_cells(read_suite(home / "two.yaml"), ROOT / "config", Path("runs"))
+    Runner(Path("logs"), isolated=False, say=lambda text: None).run(cells[:1])
+    assert script.main(["two.yaml", "--collect", *WHERE]) == 0
+    assert "1 missing, 1 done" in capsys.readouterr().out
+    rows = Rows.load(home / "results" / "suite_two")
+    assert [row["state"] for row in rows.cells] == ["done", "missing"]
+    assert "Not run yet: 1 of 2 cells" in (home / "reports" / "two" / "report.md").read_text()
+    Runner(Path("logs"), isolated=False, say=lambda text: None).run(cells)
+    assert script.main(["two.yaml", *WHERE]) == 0
+    text = (home / "reports" / "two" / "report.md").read_text()
+    assert "MML to CCL" in text
+    assert "With early stopping (patience 2)" in text
+    assert str(ROOT) not in (home / "results" / "suite_two.csv").read_text()
+
+
+def test_listing_and_a_limit_of_none_run_nothing(script, home, capsys):
+    assert script.main(["two.yaml", "--list", *WHERE]) == 0
+    assert capsys.readouterr().out.count("open") == 2
+    assert script.main(["two.yaml", "--limit", "0", *WHERE]) == 0
+    assert not list((home / "runs").glob("*/*/result.json")) if (home / "runs").exists() else True
+
+
+def test_more_seeds_of_the_chosen_cells_alone(script, home):
+    suite = """
+title: Tuned
+protocol: held-out
+set: {epochs: 2, verbose: 0, embedding_dim: 8, num_negs: 10, batch_size: 64}
+grids:
+    - {expid: MF_tiny_ccl, family: single, space: {margin: [0.9, 0.1]}}
+    - {expid: MF_tiny_mml, family: several, space: {neg_weight: [400, 4]}}
+"""
+    (home / "tuned.yaml").write_text(suite)
+    assert script.main(["tuned.yaml", "--chosen", *WHERE]) == 2
+    cells = make_cells(read_suite(home / "tuned.yaml"), ROOT / "config", Path("runs"))
+    Runner(Path("logs"), isolated=False, say=lambda text: None).run(cells)
+    assert script.main(["tuned.yaml", "--collect", *WHERE]) == 0
+    report = (home / "reports" / "tuned" / "report.md").read_text()
+    assert "the best of 2 cells with several" in report
+    chosen = script.standing(cells, home / "results" / "suite_tuned")
+    assert sorted(cell.family for cell in chosen) == ["several", "single"]
+    rows = {
+        row["label"]: float(row["validation Recall(k=20)"])
+        for row in Rows.load(home / "results" / "suite_tuned").done()
+    }
+    for cell in chosen:
+        assert rows[cell.label] == max(rows[c.label] for c in cells if c.family == cell.family)
+
+
+def test_table1_counts_the_data(script, home):
+    (home / "data1.yaml").write_text("title: Data\nkind: data\npaper: table1_data\ndatasets: [synth]\n")
+    assert script.main(["data1.yaml", *WHERE]) == 0
+    text = (home / "reports" / "data1" / "report.md").read_text()
+    assert "| users " in text
+    assert "80" in text

@@ -1,0 +1,158 @@
+"""``mml compare``: experiments side by side, and losses on two CSV files of one's own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from mml_plugin.cli import main
+from mml_plugin.data import synthetic
+from mml_plugin.errors import UserError
+from mml_plugin.experiment import own_data, side_by_side
+from mml_plugin.experiment.cells import Runner
+from mml_plugin.report.rows import Rows
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
+SMALL = ("epochs=2", "verbose=0", "embedding_dim=8", "num_negs=10", "batch_size=64")
+SETS = [word for setting in SMALL for word in ("--set", setting)]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder with data; cells run in this process, because starting many of them takes long."""
+    synthetic.generate(tmp_path / "data" / "synth", users=80, items=120, seed=3)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(side_by_side, "Runner", lambda *a, **k: Runner(*a, **{**k, "isolated": False}))
+    return tmp_path
+
+
+def write(path, rows):
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["user", "item"])
+        writer.writerows(rows)
+
+
+@pytest.fixture
+def files(home):
+    draw = random.Random(1)
+    rows = [(f"anna {u}", f"item-{i}") for u in range(60) for i in draw.sample(range(50), 10)]
+    draw.shuffle(rows)
+    write(home / "my_train.csv", rows[:450])
+    write(home / "my_test.csv", [*rows[450:], ("nobody", "item-1"), ("nobody", "item-2"), ("neither", "item-3")])
+    return home
+
+
+compare = partial(main, default_config=CONFIG)
+
+
+def test_two_experiments(home, capsys):
+    words = ["compare", "MF_tiny_ccl", "MF_tiny_mml", "--seeds", "3", *SETS, "--out", "out"]
+    assert compare(words) == 0
+    said = capsys.readouterr().out
+    assert "| MF_tiny_mml |     3 |" in said
+    text = (home / "out" / "report.md").read_text()
+    assert "Selected on test (protocol paper)" in text
+    assert "MF_tiny_mml to MF_tiny_ccl" in text
+    assert "Holm-corrected over all 2 comparisons" in text
+    assert {row["suite_thresholds"] for row in Rows.load(home / "out" / "rows").cells} == {"0.6 0.7 0.8 0.9"}
+    before = (home / "out" / "report.html").read_bytes()
+    assert compare(words) == 0
+    assert (home / "out" / "report.html").read_bytes() == before
+
+
+def test_a_failing_experiment_leaves_a_hole_and_exit_1(home, capsys):
+    words = ["compare", "MF_tiny_ccl", "MF_tiny_mml", "--seeds", "1", *SETS, "--out", "out"]
+    assert compare([*words, "--set", "learning_rate=1e30"]) == 1
+    assert "failed: MF_tiny_ccl/fast-paper-s2019" in capsys.readouterr().err
+    assert "Cells without a result" in (home / "out" / "report.md").read_text()
+
+
+def test_missing_packages_are_named_before_anything_runs(home, capsys, monkeypatch):
+    from mml_plugin.report import needs
+
+    monkeypatch.setattr(needs, "PACKAGES", ("scipy", "no_such_package"))
+    assert compare(["compare", "MF_tiny_ccl", "MF_tiny_mml"]) == 2
+    assert "reports need no_such_package: pip install 'mml_plugin[plots,stats]'" in capsys.readouterr().err
+    assert not (home / "runs").exists()
+
+
+def test_own_files(files, capsys):
+    words = ["compare", "--train", "my_train.csv", "--test", "my_test.csv", "--losses", "ccl,mml,bsl", "--seeds", "2",
+             "--negatives", "10", "--epochs", "2", "--out", "out"]  # fmt: skip
+    assert compare(words) == 0
+    said = capsys.readouterr().out
+    assert "defaults, not tuned here (1 cell per loss)" in said
+    assert "2 test users without training history were left out." in said
+    text = (files / "out" / "report.md").read_text()
+    assert "Selected on validation (protocol held-out)" in text
+    assert "defaults, not tuned here" in text
+    assert "2 test users without training history were left out." in text
+    rows = Rows.load(files / "out" / "rows").done()
+    assert sorted((row["loss"], row["seed"]) for row in rows) == [
+        (n, s) for n in ("BSL", "CCL", "MML") for s in ("2019", "2020")
+    ]
+    assert json.loads((files / "out/data/own/dataset.json").read_text())["users"] == 60
+
+
+def test_own_files_with_tuning_cells(files):
+    words = ["compare", "--train", "my_train.csv", "--test", "my_test.csv", "--losses", "ccl,softmax", "--seeds", "2",
+             "--cells", "3", "--negatives", "10", "--epochs", "2", "--out", "out"]  # fmt: skip
+    assert compare(words) == 0
+    rows = Rows.load(files / "out" / "rows").done()
+    cells = {loss: {row["label"] for row in rows if row["loss"] == loss} for loss in ("CCL", "softmax")}
+    assert {len(labels) for labels in cells.values()} == {3}
+    for loss in cells:
+        tuned = [row for row in rows if row["loss"] == loss and row["seed"] == "2019"]
+        best = max(tuned, key=lambda row: float(row["validation Recall(k=20)"]))
+        assert [row["label"] for row in rows if row["loss"] == loss and row["seed"] == "2020"] == [best["label"]]
+    assert "Every loss had 3 tuning cells, the same number" in (files / "out" / "report.md").read_text()
+    assert len({row["suite_thresholds"] for row in rows}) == 1
+
+
+def test_simplex_on_own_files(files):
+    words = ["compare", "--train", "my_train.csv", "--test", "my_test.csv", "--losses", "ccl,mml", "--model", "SimpleX",
+             "--seeds", "1", "--negatives", "10", "--epochs", "1", "--out", "out"]  # fmt: skip
+    assert compare(words) == 0
+
+
+OWN = ["--train", "my_train.csv", "--test", "my_test.csv", "--losses"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "give at least two different experiments"),
+        (["MF_tiny_ccl"], "give at least two different experiments"),
+        (["MF_tiny_cll", "MF_tiny_mml"], "there is no experiment 'MF_tiny_cll'"),
+        (["MF_tiny_ccl", "MF_tiny_mml", "--cells", "2"], "--cells goes with --train, --test and --losses"),
+        (["MF_tiny_ccl", "MF_tiny_mml", "--protocol", "papr"], "protocol 'papr' is unknown; did you mean 'paper'"),
+        (["--train", "my_train.csv"], "give either experiments, or all three"),
+        (["--train", "no.csv", "--test", "my_test.csv", "--losses", "ccl,mml"], "there is no file no.csv"),
+        ([*OWN, "ccl,mlm"], "there is no loss 'mlm'"),
+        ([*OWN, "ccl"], "at least two different losses"),
+        ([*OWN, "ccl,mml", "--model", "MFF"], "no model 'MFF'"),
+        ([*OWN, "ccl,mml", "--cells", "9999"], "has 300 cells"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_sentence(files, capsys, words, says):
+    assert compare(["compare", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert says in error
+    assert not (files / "runs").exists()
+
+
+def test_every_loss_gets_as_many_different_cells():
+    for loss in ("CosineContrastiveLoss", "MultiMarginLoss", "BilateralSoftmaxLoss", "MSELoss"):
+        cells = own_data.tuning_cells(loss, 12, 1)
+        assert len({json.dumps(cell, sort_keys=True, default=str) for cell in map(str, cells)}) == 12
+        assert own_data.tuning_cells(loss, 12, 1) == cells
+        assert own_data.tuning_cells(loss, 5, 1)[0] == cells[0]
+    with pytest.raises(UserError, match="MSELoss has 12 cells and every loss gets the same number"):
+        own_data.tuning_cells("MSELoss", 13, 1)

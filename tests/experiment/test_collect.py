@@ -1,0 +1,213 @@
+"""Rows say what run folders say: bands rebinned exactly, bootstraps of the per-user metrics, nothing lost."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mml_plugin.data import synthetic
+from mml_plugin.errors import UserError
+from mml_plugin.experiment.cells import DONE, FAILED, Outcome, Runner
+from mml_plugin.experiment.collect import Collector, rebinned
+from mml_plugin.experiment.run import RunRequest, run
+from mml_plugin.experiment.run_folder import History, band_column, history_thresholds
+from mml_plugin.experiment.suite import make_cells, make_suite
+from mml_plugin.records import EpochRecord
+from mml_plugin.report.statistics import paired_bootstrap
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
+SMALL = {"epochs": 2, "verbose": 0, "embedding_dim": 8, "num_negs": 10, "batch_size": 64}
+WORDS = tuple(f"{key}={value}" for key, value in SMALL.items())
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("collect")
+    synthetic.generate(folder / "data" / "synth", users=80, items=120, seed=3)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_home(home, monkeypatch):
+    monkeypatch.chdir(home)
+
+
+def cells_of(*lines, **keys):
+    suite = make_suite({"title": "T", "experiments": list(lines), "set": SMALL, "seeds": [1, 2], **keys}, "x")
+    return make_cells(suite, CONFIG, Path("runs"))
+
+
+def collected(cells, name):
+    collector = Collector(Path("results") / name, cells)
+    Runner(Path("logs"), isolated=False, say=lambda t: None, on_outcome=lambda o: collector.update([o])).run(cells)
+    return collector
+
+
+@pytest.mark.parametrize("engine", ["fast", "recbox"])
+def test_bands_and_their_gradient_are_the_losss(engine, home):
+    """Every active negative of CCL has the gradient w/(N*B): counts and sums must fit, on either engine."""
+    thresholds = (-0.2, 0.05, 0.3)
+    more = ("margin=0.05", "negative_weight=150", "learning_rate=0.01")
+    folder = run(RunRequest("MF_tiny_ccl", CONFIG, engine=engine, overrides=(*WORDS, *more), thresholds=thresholds,
+                            runs_dir=Path(f"bands-{engine}"), max_batches=3))  # fmt: skip
+    history = pd.read_csv(folder.history)
+    assert history_thresholds(folder.history) == thresholds
+    shares = history[[band_column(b, thresholds) for b in range(4)]].to_numpy()
+    slopes = history[[band_column(b, thresholds, "gradient") for b in range(4)]].to_numpy()
+    assert shares.sum(axis=1) == pytest.approx(np.ones(2), abs=1e-12)
+    assert (history["negatives"] == 3 * 64 * 10).all()
+    counts = shares * history["negatives"].to_numpy()[:, None]
+    assert slopes[:, :2].sum() == 0
+    assert slopes[:, 2:].sum(axis=1) == pytest.approx(np.ones(2), abs=1e-9)
+    sums = slopes * history["gradient_sum"].to_numpy()[:, None]
+    assert counts[:, 2:].min() > 0
+    assert sums[:, 2:] == pytest.approx(counts[:, 2:] * 150 / (10 * 64), rel=1e-4)
+
+
+def test_thresholds_change_the_history_and_nothing_else(home):
+    plain = run(RunRequest("MF_tiny_ccl", CONFIG, engine="fast", overrides=WORDS, runs_dir=Path("plain")))
+    binned = run(
+        RunRequest(
+            "MF_tiny_ccl", CONFIG, engine="fast", overrides=WORDS, runs_dir=Path("binned"), thresholds=(0.1, 0.9)
+        )
+    )
+    assert plain.read_result()["identity"] == binned.read_result()["identity"]
+    assert plain.path.name == binned.path.name
+    assert plain.read_result()["metrics"] == binned.read_result()["metrics"]
+    assert history_thresholds(plain.history) == (0.9,)
+    assert history_thresholds(binned.history) == (0.1, 0.9)
+
+
+def test_a_resumed_run_goes_on_counting_as_it_began(home, monkeypatch):
+    from mml_plugin.engine.trainer import Trainer
+
+    real = Trainer.train_epoch
+
+    def interrupted(trainer):
+        if trainer.epoch:
+            raise KeyboardInterrupt
+        return real(trainer)
+
+    request = RunRequest("MF_tiny_ccl", CONFIG, engine="fast", overrides=WORDS, runs_dir=Path("cut"), thresholds=(0.2,))
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(request)
+    folder = run(RunRequest("MF_tiny_ccl", CONFIG, engine="fast", overrides=WORDS, runs_dir=Path("cut"), resume=True))
+    history = pd.read_csv(folder.history)
+    assert history_thresholds(folder.history) == (0.2,)
+    assert history.notna().all().all()
+
+
+@given(
+    st.lists(st.integers(-10, 10).map(lambda v: v / 10), min_size=1, max_size=6, unique=True),
+    st.data(),
+    st.lists(st.floats(-1, 1), min_size=1, max_size=60),
+)
+def test_rebinning_equals_counting_anew(fine, data, scores):
+    fine = sorted(fine)
+    coarse = sorted(data.draw(st.lists(st.sampled_from(fine), min_size=1, unique=True)))
+
+    def shares(thresholds):
+        return np.bincount(np.searchsorted(thresholds, scores, side="left"), minlength=len(thresholds) + 1) / len(
+            scores
+        )
+
+    line = {band_column(b, fine): str(share) for b, share in enumerate(shares(fine))}
+    assert rebinned(line, fine, coarse) == pytest.approx(shares(coarse).tolist(), abs=1e-12)
+
+
+def test_what_was_not_counted_is_not_made_up():
+    assert rebinned({"band_0(-inf,0.5]": "1", "band_1(0.5,inf)": "0"}, [0.5], [0.5, 0.6]) == []
+    assert rebinned({"band_0(-inf,0.5]": "1"}, [0.5], [0.5]) == []
+
+
+def test_history_header_round_trips(tmp_path):
+    history = History(tmp_path / "h.csv", ["m"], (0.1 + 0.2, 1 / 3))
+    history.add(EpochRecord(1, 0.5, {"m": 1.0}, band_counts=(1, 2, 3), band_gradients=(0.0, 1.0, 3.0)))
+    assert history_thresholds(tmp_path / "h.csv") == pytest.approx((0.3, 1 / 3), abs=1e-11)
+    row = pd.read_csv(tmp_path / "h.csv").iloc[0]
+    assert row["negatives"] == 6
+    assert row["gradient_sum"] == 4.0
+
+
+def test_rows_bootstrap_the_users_of_the_runs(home):
+    cells = cells_of({"expid": "MF_tiny_ccl", "label": "CCL"}, {"expid": "MF_tiny_mml", "label": "MML"})
+    collector = collected(cells, "users")
+    rows = collector.add_bootstraps()
+    sides = []
+    for expid in ("MF_tiny_ccl", "MF_tiny_mml"):
+        frames = [pd.read_parquet(c.folder.per_user).set_index("user_row") for c in cells if c.request.expid == expid]
+        sides.append(sum(frame["NDCG(k=20)"] for frame in frames).sort_index() / 2)
+    expected = paired_bootstrap(sides[0].to_numpy(), sides[1].to_numpy())
+    found = next(row for row in rows.users if row["metric"] == "NDCG(k=20)")
+    assert (found["label"], found["against"], found["seeds"]) == ("MML", "CCL", "1 2")
+    assert [float(found[k]) for k in ("difference", "low", "high", "p_value")] == pytest.approx(
+        [expected.difference, expected.low, expected.high, expected.p_value], abs=1e-6
+    )
+    assert float(found["difference"]) == pytest.approx(sides[1].mean() - sides[0].mean(), abs=1e-7)
+    for cell in cells:
+        shutil.rmtree(cell.folder.path)
+    assert collector.add_bootstraps().users == rows.users
+
+
+def test_a_failure_never_takes_an_older_result_away(home):
+    cells = cells_of("MF_tiny_bsl", seeds=[5])
+    collector = collected(cells, "kept")
+    before = collector.update([]).cells
+    after = collector.update([Outcome(cells[0], FAILED, "disk full")])
+    assert after.cells == before
+    assert after.cells[0]["state"] == DONE
+    assert len(after.history) == 2
+
+
+def test_a_full_disk_is_one_sentence_and_the_old_rows_stay(home):
+    import resource
+
+    collector = collected(cells_of("MF_tiny_bsl", seeds=[5]), "full")
+    before = collector.stem.with_name("full.csv").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*full.csv: the file would be larger than the limit"):
+            collector.update([])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert collector.stem.with_name("full.csv").read_bytes() == before
+
+
+def test_other_seeds_results_stay_in_the_rows(home):
+    first = collected(cells_of("MF_tiny_bsl", seeds=[5]), "seeds")
+    assert len(first.update([]).cells) == 1
+    rows = collected(cells_of("MF_tiny_bsl", seeds=[6]), "seeds").update([])
+    assert [row["seed"] for row in rows.cells] == ["5", "6"]
+    assert {row["cell"] for row in rows.history} == {row["cell"] for row in rows.cells}
+
+
+def test_held_out_training_never_sees_test(home, monkeypatch):
+    """Whatever stands in the test split, every epoch's loss, validation and chosen epoch are the same."""
+    from mml_plugin.data.interactions import load
+    from mml_plugin.data.store import store
+
+    data = load(home / "data" / "synth")
+    seen = []
+    for seed in range(3):
+        shuffled = np.random.default_rng(seed).permutation(data.test_items)
+        other = type(data)(
+            data.user_ids, data.item_ids, data.train_indptr, data.train_items, data.test_indptr, shuffled
+        )
+        place = home / f"world{seed}"
+        store(other, place / "data" / "synth", "shuffled")
+        monkeypatch.chdir(place)
+        folder = run(RunRequest("MF_tiny_mml", CONFIG, engine="fast", protocol="held-out", overrides=WORDS))
+        history, result = pd.read_csv(folder.history), folder.read_result()
+        shown = history[[c for c in history if "seconds" not in c and "memory" not in c]]
+        seen.append((shown.to_csv(), result["best_epoch"], result["validation_metrics"], result["metrics"]))
+    assert seen[0][:3] == seen[1][:3] == seen[2][:3]
+    assert seen[0][3] != seen[1][3]

@@ -1,0 +1,109 @@
+"""Suite files: what is checked before anything runs, and which cells come of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mml_plugin.errors import UserError
+from mml_plugin.experiment.suite import comparison, make_cells, make_suite, read_suite
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "config"
+SUITES = ROOT / "benchmarks" / "suites"
+
+
+def cells_of(tmp_path, **content):
+    suite = make_suite({"title": "T", **content}, "x.yaml")
+    return make_cells(suite, CONFIG, tmp_path, where="x.yaml")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SUITES.glob("*.yaml")))
+def test_every_committed_suite_is_valid(name, tmp_path):
+    suite = read_suite(SUITES / f"{name}.yaml")
+    cells = make_cells(suite, CONFIG, tmp_path)
+    assert (len(cells) > 0) == (suite.kind != "data")
+    assert len({cell.request.thresholds for cell in cells}) <= 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"experiments": ["MF_tiny_mlm"]}, "there is no experiment 'MF_tiny_mlm'; did you mean 'MF_tiny_mml'"),
+        ({"experimentz": []}, r"x.yaml: unknown key 'experimentz'; did you mean 'experiments'"),
+        ({"experiments": [{"expid": "MF_tiny_mml", "lable": "x"}]}, "'experiments.0.lable'; did you mean 'label'"),
+        ({"experiments": ["MF_tiny_mml"], "protocol": "heldout"}, "'heldout' is unknown; did you mean 'held-out'"),
+        ({"experiments": ["MF_tiny_mml"], "engine": "fst"}, r"engine 'fst' is unknown; did you mean 'fast'"),
+        ({"experiments": []}, r"x.yaml: lists nothing to run"),
+        ({"experiments": ["MF_tiny_mml"], "seeds": [-1]}, r"x.yaml: seeds.0: "),
+        ({"experiments": [{"expid": "MF_tiny_mml", "set": {"epochz": 3}}]}, r"unknown key 'epochz'"),
+        (
+            {"experiments": [{"expid": "MF_tiny_mml", "label": "a"}, {"expid": "MF_tiny_ccl", "label": "a"}]},
+            r"two different lines are labelled 'a'",
+        ),
+        (
+            {"experiments": [{"expid": "MF_tiny_mml", "label": "a"}, {"expid": "MF_tiny_mml", "label": "b"}]},
+            "'a' and 'b' are the same run; list it once",
+        ),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_sentence_before_anything_runs(content, says, tmp_path):
+    with pytest.raises(UserError, match=says):
+        cells_of(tmp_path, **content)
+    assert not list(tmp_path.iterdir())
+
+
+def test_seeds_of_the_command_line_are_checked_too(tmp_path):
+    suite = make_suite({"title": "T", "experiments": ["MF_tiny_mml"]}, "x.yaml")
+    with pytest.raises(UserError, match="a seed must be between 0 and 4294967295, got -1"):
+        make_cells(suite, CONFIG, tmp_path, seeds=[1, -1])
+
+
+def test_a_missing_suite_names_the_nearest():
+    with pytest.raises(UserError, match=r"there is no suite 'table5' in .*; did you mean 'table"):
+        read_suite(SUITES / "table5.yaml")
+
+
+def test_seeds_are_the_outer_loop_and_cells_are_named_by_their_folder(tmp_path):
+    cells = cells_of(tmp_path, experiments=["MF_tiny_ccl", "MF_tiny_mml"], seeds=[1, 2])
+    assert [cell.name for cell in cells] == [
+        f"MF_tiny_{loss}/fast-paper-s{s}" for s in (1, 2) for loss in ("ccl", "mml")
+    ]
+
+
+def test_every_run_is_counted_on_the_union_of_all_margins(tmp_path):
+    cells = cells_of(tmp_path, experiments=["MF_tiny_ccl", "MF_tiny_mml", "MF_tiny_bsl"])
+    assert {cell.request.thresholds for cell in cells} == {(0.6, 0.7, 0.8, 0.9)}
+
+
+def test_an_override_that_changes_nothing_is_the_same_run(tmp_path):
+    lines = [
+        {"expid": "MF_tiny_ccl", "set": {"margin": 0.9, "verbose": 0}},
+        {"expid": "MF_tiny_ccl", "label": "b", "set": {"margin": 0.5}},
+    ]
+    same, other = cells_of(tmp_path, experiments=lines)
+    assert same.name == "MF_tiny_ccl/fast-paper-s2019"
+    assert other.name.startswith("MF_tiny_ccl/fast-paper-s2019-")
+
+
+def test_grids_make_one_cell_per_combination(tmp_path):
+    grid = {
+        "expid": "MF_tiny_mml",
+        "family": "several",
+        "space": {"margin_spec": [{0.8: 0.2, 0.9: 0.8}, {0.9: 1.0}], "neg_weight": [1, 2, 3]},
+    }
+    cells = cells_of(tmp_path, grids=[grid])
+    assert len({cell.name for cell in cells}) == 6
+    assert cells[0].experiment.params["margins"] == [0.8, 0.9]
+    assert {cell.family for cell in cells} == {"several"}
+
+
+def test_compare_groups_by_data_set(tmp_path):
+    suite = comparison(["MF_yelp_ccl", "MF_yelp_mml_n10", "MF_gowalla_ccl"], CONFIG)
+    assert [cell.group for cell in make_cells(suite, CONFIG, tmp_path)] == ["on yelp18", "on yelp18", "on gowalla"]
+    with pytest.raises(UserError, match="at least two different experiments"):
+        comparison(["MF_yelp_ccl", "MF_yelp_ccl"], CONFIG)
+    with pytest.raises(UserError, match="there is no experiment 'MF_yelp_clc'"):
+        comparison(["MF_yelp_clc", "MF_yelp_ccl"], CONFIG)

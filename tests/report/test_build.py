@@ -1,0 +1,209 @@
+"""Reports are a function of rows: rebuilt identical, honest about holes, noise and protocols, safe to open."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from mml_plugin.engine.schedule import Schedule
+from mml_plugin.errors import UserError
+from mml_plugin.report.build import Spec, build
+from mml_plugin.report.comparison import compare, groups_of, paper_row, percent
+from mml_plugin.report.document import Document, Heading, Table, Text
+from mml_plugin.report.early_stopping import read_stop
+from mml_plugin.report.rows import Rows, columns_of, read_csv, write_csv
+from tests.report.sample import LEVEL, cell, history, sample, value
+
+PAPER = [
+    {"model": "MF", "loss": "CCL", "dataset": "yelp18", "recall_at_20": "0.0600", "ndcg_at_20": "0.0480"},
+    {"model": "MF", "loss": "MML", "dataset": "gowalla", "recall_at_20": "0.9", "ndcg_at_20": "0.9"},
+]
+
+
+def test_a_report_is_rebuilt_identical_from_saved_rows(tmp_path):
+    spec = Spec("A title", "About", paper=PAPER, early_stop=3)
+    rows = sample()
+    rows.save(tmp_path / "suite_x")
+    build(spec, rows).write(tmp_path / "one")
+    build(spec, Rows.load(tmp_path / "suite_x")).write(tmp_path / "two")
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert {"report.md", "report.html", "report.csv"} < set(names)
+    assert sum(name.endswith(".png") for name in names) == 2
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_the_table_shows_mean_sd_difference_and_the_paper():
+    document = build(Spec("T", paper=PAPER), sample())
+    table = next(block for block in document.blocks if isinstance(block, Table))
+    ccl, mml, bsl = table.rows
+    runs = {label: np.array([value(label, seed, 6) for seed in range(1, 6)]) for label in LEVEL}
+    assert ccl[:3] == ["CCL", "5", f"{runs['CCL'].mean():.4f} ± {runs['CCL'].std(ddof=1):.4f}"]
+    assert mml[3] == f"{100 * (runs['MML'].mean() / runs['CCL'].mean() - 1):+.2f} %"
+    paper = table.header.index("paper Recall@20")
+    assert ccl[paper : paper + 2] == ["0.0600", f"{100 * (runs['CCL'].mean() / 0.06 - 1):+.2f} %"]
+    assert bsl[paper] == mml[paper] == "–"
+
+
+def test_tests_are_scipys_and_holm_corrected():
+    rows = sample()
+    tests = compare(rows, groups_of(rows.done()))
+    raw = []
+    for test in tests:
+        factor = 0.8 if test.metric == "NDCG(k=20)" else 1
+        a, b = ([round(factor * value(label, seed, 6), 8) for seed in range(1, 6)] for label in ("CCL", test.second))
+        raw.append(stats.ttest_rel(b, a).pvalue)
+    order = np.argsort(raw)
+    corrected, highest = np.empty(len(raw)), 0.0
+    for place, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(raw) - place) * raw[index]))
+        corrected[index] = highest
+    assert [test.seeds.p_value for test in tests] == pytest.approx(corrected.tolist(), rel=1e-6)
+
+
+def test_one_seed_says_so_instead_of_a_p_value():
+    text = build(Spec("T"), sample(seeds=(1,))).markdown()
+    assert "1 seed: too few to test, 3 are needed" in text
+    assert "p = " not in text
+    assert "±" not in text.split("± is")[0]
+
+
+def test_only_shared_seeds_are_compared():
+    rows = sample(labels=("CCL", "MML"))
+    rows.cells = [row for row in rows.cells if (row["label"], row["seed"]) not in (("CCL", "1"), ("MML", "5"))]
+    (group,) = groups_of(rows.done())
+    a, b = ([value(label, seed, 6) for seed in (2, 3, 4)] for label in ("CCL", "MML"))
+    assert percent(group.lines[0], group.lines[1], "Recall(k=20)") == pytest.approx(100 * (np.mean(b) / np.mean(a) - 1))
+
+
+def test_two_protocols_never_stand_in_one_report():
+    rows = sample(seeds=(1,))
+    rows.cells.append(cell("CCL", 1, protocol="held-out"))
+    with pytest.raises(UserError, match="protocols held-out and paper cannot stand in one report"):
+        build(Spec("T"), rows)
+
+
+def test_a_report_says_its_protocol_in_words():
+    assert "Selected on test (protocol paper)" in build(Spec("T"), sample(seeds=(1,))).markdown()
+    held = sample(seeds=(1,), protocol="held-out")
+    assert "Selected on validation (protocol held-out)" in build(Spec("T"), held).markdown()
+
+
+def test_failed_and_missing_cells_are_shown_with_their_error():
+    rows = sample(labels=("CCL", "MML"), seeds=(1,))
+    rows.cells.append({**cell("BSL", 1), "state": "failed", "error": "the loss is nan"})
+    rows.cells.append({**cell("BSL", 2), "state": "missing"})
+    text = build(Spec("T"), rows).markdown()
+    assert "the loss is nan" in text
+    assert "Not run yet: 1 of 4 cells: BSL (MF on yelp18, 100 negatives)." in text
+
+
+def test_nothing_run_is_a_report_too():
+    assert "Nothing has been run yet." in build(Spec("T"), Rows([{**cell("CCL", 1), "state": "missing"}])).markdown()
+
+
+def test_html_is_one_safe_page():
+    evil = '<script>alert("x")</script>'
+    rows = sample(seeds=(1,))
+    for row in rows.cells:
+        row["label"] = row["label"] + evil
+    page = build(Spec(evil, evil), rows).html()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert re.findall(r'(?:src|href)="(?!data:)', page) == []
+    assert '<meta name="viewport" content="width=device-width' in page
+
+
+def test_pipes_do_not_break_markdown_tables():
+    document = Document([Heading("T", 1), Table(["a|b"], [["c|d"]]), Text("end")])
+    assert "| a\\|b |" in document.markdown()
+
+
+def test_csv_holds_the_tables_numbers(tmp_path):
+    build(Spec("T"), sample()).write(tmp_path)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "report.csv").read_text())))
+    mml = next(row for row in rows if row["run"] == "MML")
+    assert float(mml["Recall@20"]) == pytest.approx(np.mean([value("MML", s, 6) for s in range(1, 6)]), abs=1e-6)
+
+
+def test_bands_on_other_margins_are_said_not_shown():
+    rows = sample(labels=("CCL", "MML"), seeds=(1,))
+    for row in rows.cells:
+        if row["label"] == "MML":
+            row["thresholds"] = "0.6"
+    for line in rows.history:
+        if "mml" in line["cell"]:
+            line.update({f"{what}_{band}": "" for what in ("band", "gradient") for band in range(3)})
+    text = build(Spec("T"), rows).markdown()
+    assert "because the run was counted on other margins: MML (counted on 0.6)" in text
+    assert "98.000 %" in text
+
+
+def test_several_machines_are_said():
+    rows = sample(labels=("CCL", "MML"), seeds=(1,))
+    said = "Runs of several machines stand here"
+    assert said not in build(Spec("T"), rows).markdown()
+    rows.cells[0]["gpu"] = "A GPU"
+    assert said in build(Spec("T"), rows).markdown()
+
+
+def test_metric_by_number_of_negatives():
+    cells = [cell(label, 1, negatives=n) for n in (10, 100) for label in ("CCL", "MML")]
+    rows = Rows(cells, [line for row in cells for line in history(row)])
+    text = build(Spec("T"), rows).markdown()
+    assert "Recall@20 by number of negatives, MF on yelp18" in text
+
+
+def test_of_a_family_the_best_on_validation_stands_for_all():
+    cells = []
+    for number, valid in enumerate((0.1, 0.3, 0.2)):
+        more = {"validation Recall(k=20)": str(valid), "family": "several", "protocol": "held-out"}
+        made = {
+            **cell("MML", 1),
+            **more,
+            "label": f"cell {number}",
+            "cell": f"c{number}",
+            "Recall(k=20)": str(0.9 - valid),
+        }
+        cells.append(made)
+    one = {"family": "single", "validation Recall(k=20)": "0.2", "protocol": "held-out", "label": "only", "cell": "c9"}
+    rows = Rows([{**cell("CCL", 1), **one}, *cells])
+    (group,) = groups_of(rows.done())
+    assert [line.name for line in group.lines] == ["only", "several"] or group.lines[0].first["label"] == "only"
+    assert group.lines[1].first["label"] == "cell 1"
+    assert group.lines[1].cells == 3
+    text = build(Spec("T"), rows).markdown()
+    assert "the best of 3 cells with several (cell 1)" in text
+
+
+def test_paper_rows_match_by_every_key_they_have():
+    assert paper_row(PAPER, cell("CCL", 1))["recall_at_20"] == "0.0600"
+    assert paper_row(PAPER, cell("MML", 1)) is None
+
+
+@given(st.lists(st.integers(0, 30).map(lambda v: v / 1000), min_size=1, max_size=40), st.integers(1, 5))
+def test_early_stopping_is_the_trainers_rule(monitor, patience):
+    schedule = Schedule({"m": 1.0}, True, patience)
+    for epoch, reached in enumerate(monitor, 1):
+        schedule.update(reached, epoch)
+        if schedule.exhausted:
+            break
+    stop = read_stop(monitor, patience)
+    assert (stop.epoch, stop.best_epoch, stop.reached) == (epoch, schedule.best_epoch, schedule.exhausted)
+
+
+def test_rows_survive_their_files(tmp_path):
+    rows = [{"cell": "a, b", "state": "done", "x": "1"}, {"cell": 'c"d', "y": "2"}]
+    write_csv(tmp_path / "r.csv", rows)
+    assert columns_of(rows)[:2] == ["cell", "state"]
+    first = {"cell": "a, b", "state": "done", "x": "1", "y": ""}
+    assert read_csv(tmp_path / "r.csv") == [first, {"cell": 'c"d', "state": "", "x": "", "y": "2"}]
+    assert read_csv(Path("nowhere.csv")) == []
