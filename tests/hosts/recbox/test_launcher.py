@@ -84,6 +84,7 @@ def test_an_unmodified_script_trains_to_the_golden_numbers_and_to_our_own_weight
     assert all(torch.equal(theirs[name], state[name]) for name in theirs)
 
 
+@pytest.mark.slow
 def test_one_line_in_src_is_enough_for_plain_python(checkout, tmp_path):
     first = checkout / "src" / "__init__.py"
     first.write_text("import mml_plugin.hosts.recbox.auto\n" + first.read_text())
