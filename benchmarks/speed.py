@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "speed.csv"
 SWEEP = ROOT / "benchmarks" / "results" / "speed_sweep.csv"
 DOCS = ROOT / "docs" / "speed.md"
+README = ROOT / "README.md"
 
 
 @dataclass(frozen=True)
@@ -475,7 +476,7 @@ WORKERS = {"recbox": recbox_worker, "fast": fast_worker, "sweep": sweep_worker}
 
 
 def table() -> None:
-    """Rewrite docs/speed.md's tables from the rows."""
+    """Rewrite the tables of docs/speed.md and the README from the rows."""
     from mml_plugin.report.table import markdown_table
 
     rows = list(csv.DictReader(RESULTS.read_text(encoding="utf-8").splitlines()))
@@ -502,11 +503,33 @@ def table() -> None:
                   f"{r['epoch_seconds']} s", f"{r['ranking_ms_per_user']} ms", f"{r['peak_memory_gb']} GB"]
                  for r in grown]  # fmt: skip
         parts["sweep"] = markdown_table(header, cells, left=0)
-    text = DOCS.read_text(encoding="utf-8")
+    fill(DOCS, parts)
+    fill(README, {"speed": markdown_table(*short(rows), left=2)})
+
+
+def short(rows: list[dict[str, str]]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the README's table: recbox beside the fast engine's own pick, on a CPU."""
+    cells = []
+    for stock in rows:
+        for fast in rows:
+            if (fast["case"], fast["backend"], stock["engine"]) == (stock["case"], "numba", "recbox"):
+                pairs = [(f"{float(stock[k]):.1f}", f"{float(fast[k]):.1f}")
+                         for k in ("epoch_seconds", "evaluation_seconds")]  # fmt: skip
+                memory = f"{float(stock['full_memory_gb']):.1f} GB, {float(fast['peak_memory_gb']):.2f} GB"
+                cells.append([
+                    stock["expid"], stock["negatives"], *(f"{a} s, {b} s" for a, b in pairs),
+                    f"{float(fast['times_faster']):.0f}x", memory,
+                ])  # fmt: skip
+    return ["experiment", "negatives", "epoch: recbox, fast", "evaluation", "faster", "peak memory"], cells
+
+
+def fill(path: Path, parts: dict[str, str]) -> None:
+    """Put text between the marks ``<!-- name:begin -->`` and ``<!-- name:end -->`` of a file."""
+    text = path.read_text(encoding="utf-8")
     for name, made in parts.items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         text = text[: text.index(begin) + len(begin)] + "\n" + made + "\n" + text[text.index(end) :]
-    DOCS.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
 
 def main() -> None:

@@ -74,7 +74,8 @@ class Attention(torch.autograd.Function):
         factors = np.empty(0, kept[0].dtype) if mask is None else mask.contiguous().numpy()
         share = np.empty(len(items), kept[0].dtype)
         out = torch.empty(asked.shape, dtype=items.dtype)
-        attend(*kept, begin, factors, absent.numpy(), share, out.numpy())
+        vectors, keys, questions = kept
+        attend(vectors, keys, questions, begin, factors, absent.numpy(), share, out.numpy())
         ctx.kept = (*kept, begin, factors, share)
         return out
 
@@ -82,7 +83,7 @@ class Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor):
         items, key, asked, begin, factors, share = ctx.kept
         by_items, by_key, by_asked = (torch.empty(a.shape, dtype=grad.dtype) for a in (items, key, asked))
-        attend_backward(  # type: ignore[call-arg]  # the decorator hides its signature
+        attend_backward(
             grad.contiguous().numpy(), items, key, asked, begin, factors, share,
             by_items.numpy(), by_key.numpy(), by_asked.numpy(),
         )  # fmt: skip
