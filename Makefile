@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-RUFF_PATHS := mml_plugin model_zoo tests benchmarks run_expid.py run_param_tuner.py
+RUFF_PATHS := mml_plugin model_zoo tests benchmarks examples run_expid.py run_param_tuner.py
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-slow test-gpu test-report lint types lock matrix clean
@@ -34,6 +34,12 @@ test-gpu: $(INSTALLED)  ## run the tests that need a CUDA device
 test-report: $(INSTALLED)  ## open the HTML reports in a headless Chromium (skips with a reason where there is none)
 	$(BIN)/python -m pip install --quiet playwright || echo "playwright cannot be installed; the check will be skipped"
 	$(BIN)/python -m pytest -p no:xdist tests/report/check_in_browser.py
+
+test-docs: $(INSTALLED)  ## run every command in README and docs, in a copy
+	$(BIN)/python tests/docs/run_docs.py --log
+
+test-hosts: $(INSTALLED)  ## test the wheel and RecBole's environment (network), with RECZOO=DIR a real checkout too
+	$(BIN)/python benchmarks/hosts.py $(if $(RECZOO),--reczoo $(RECZOO))
 
 lint: $(INSTALLED)  ## format and lint; fails when something had to be changed or is wrong
 	$(BIN)/ruff format --diff $(RUFF_PATHS) || ($(BIN)/ruff format $(RUFF_PATHS); exit 1)

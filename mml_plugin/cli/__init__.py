@@ -18,8 +18,12 @@ COMMANDS = {
     "compare": "mml_plugin.cli.compare:compare",
     "data": "mml_plugin.cli.data:data",
     "env": "mml_plugin.cli.env:env",
+    "evaluate": "mml_plugin.cli.evaluate:evaluate",
+    "export": "mml_plugin.cli.export:export",
     "losses": "mml_plugin.cli.losses:losses",
     "quickstart": "mml_plugin.cli.quickstart:quickstart",
+    "recommend": "mml_plugin.cli.recommend:recommend",
+    "run": "mml_plugin.cli.run:run",
     "train": "mml_plugin.cli.train:train",
     "tune": "mml_plugin.cli.tune:tune",
 }

@@ -50,7 +50,7 @@ def import_csv(
         UserError: as :func:`import_dataset`, and for a missing column or an empty cell (line named).
     """
     folder = folder_of(root, name)
-    frames = [_read_csv(Path(path)) for path in (train, test)]
+    frames = [read_pairs_csv(Path(path)) for path in (train, test)]
     users = _order_of_appearance([f[0] for f in frames])
     items = np.unique(np.concatenate([f[1] for f in frames]))
     parts: list[np.ndarray] = []
@@ -66,7 +66,12 @@ def import_csv(
     return store(data, folder, f"{Path(train).name} and {Path(test).name}", tuple(notes), overwrite)
 
 
-def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_pairs_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The columns ``user`` and ``item`` of a CSV file, as text.
+
+    Raises:
+        UserError: for a missing file or column, an empty cell (line named) and a file without rows.
+    """
     import pandas as pd
 
     if not path.is_file():

@@ -23,7 +23,7 @@ from mml_plugin.experiment.dataset import FILES
 from mml_plugin.experiment.environment import environment
 from mml_plugin.experiment.identity import canonical_hash, run_identity
 from mml_plugin.experiment.logs import log_to, show_duration
-from mml_plugin.experiment.run_folder import History, RunFolder, folder_name, history_thresholds
+from mml_plugin.experiment.run_folder import RUN_FORMAT, History, RunFolder, folder_name, history_thresholds
 from mml_plugin.experiment.schema import NOT_IDENTITY
 from mml_plugin.files import atomic_write, writing
 from mml_plugin.losses.checks import number
@@ -244,6 +244,7 @@ def _train(context: Context, engine: Any) -> None:
         raise
     outputs.write_vectors(folder, trained)
     result = {
+        "run_format": RUN_FORMAT,
         "expid": request.expid,
         "engine": request.engine,
         "protocol": request.protocol,

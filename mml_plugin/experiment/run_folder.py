@@ -20,6 +20,8 @@ from mml_plugin.errors import UserError
 from mml_plugin.files import atomic_write, make_folder
 from mml_plugin.records import EpochRecord
 
+# Raised when the files of a run change so that an older reader would misread them; absent means 1.
+RUN_FORMAT = 1
 FIXED_COLUMNS = ("epoch", "train_loss", "learning_rate", "train_seconds", "eval_seconds", "peak_memory_bytes")
 TOTALS = ("negatives", "gradient_sum")
 

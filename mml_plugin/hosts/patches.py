@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 
@@ -40,3 +41,14 @@ class Patches:
         finally:
             if not before:
                 self.undo()
+
+
+class ModuleProxy:
+    """A module with a few names of its own, to stand in for it inside one module of a host."""
+
+    def __init__(self, module: ModuleType, **names: Any) -> None:
+        self.__dict__.update(names)
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mml_plugin.losses.score_range import ScoreRange
+
 
 def at_least_float32(scores: Tensor) -> Tensor:
     """The scores, as float32 when they came as float16 or bfloat16."""
@@ -21,9 +23,15 @@ class SampledLoss(nn.Module):
 
     Attributes:
         needs_users: whether ``forward`` must be given ``users``.
+        needs_cosine: whether its hyper-parameters assume scores in [-1, 1]; far larger ones get one warning.
     """
 
     needs_users: bool = False
+    needs_cosine: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._range = ScoreRange(type(self).__name__)
 
     def forward(self, y_pred: Tensor, y_true: Tensor | None = None, users: Tensor | None = None) -> Tensor:
         """The batch's loss.
@@ -40,6 +48,8 @@ class SampledLoss(nn.Module):
             ValueError: for any other shape or type, and for missing users.
         """
         scores = self.checked(y_pred, y_true)
+        if self.needs_cosine:
+            self._range.look(scores)
         if self.needs_users:
             return self.compute(scores[:, 0], scores[:, 1:], self.checked_users(users, scores))
         return self.compute(scores[:, 0], scores[:, 1:])
@@ -64,7 +74,8 @@ class SampledLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """The hyper-parameters, as ``print(module)`` shows them."""
-        public = {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in ("training", "needs_users")}
+        other = ("training", "needs_users", "needs_cosine")
+        public = {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in other}
         return ", ".join(f"{name}={value}" for name, value in public.items())
 
     def compute(self, *args: Any, **kwargs: Any) -> Tensor:

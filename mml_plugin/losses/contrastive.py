@@ -32,6 +32,8 @@ class ContrastiveLoss(SampledLoss):
         margin: m > 0, a distance (unit vectors are at most 2 apart).
     """
 
+    needs_cosine = True
+
     def __init__(self, margin: float = 1.0) -> None:
         super().__init__()
         self.margin = number("margin", margin, above=0.0)

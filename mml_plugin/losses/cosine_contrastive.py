@@ -22,6 +22,8 @@ class CosineContrastiveLoss(SampledLoss):
             them: recbox's behaviour, kept, with a warning.
     """
 
+    needs_cosine = True
+
     def __init__(self, margin: float = 0.0, negative_weight: float | None = None) -> None:
         super().__init__()
         self.margin = number("margin", margin)

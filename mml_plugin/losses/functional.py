@@ -10,6 +10,9 @@ from torch import Tensor
 from mml_plugin.losses.base import at_least_float32
 from mml_plugin.losses.checks import choice
 from mml_plugin.losses.multi_margin import MultiMarginLoss
+from mml_plugin.losses.score_range import ScoreRange
+
+_range = ScoreRange("multi_margin_loss")
 
 
 def multi_margin_loss(
@@ -38,6 +41,7 @@ def multi_margin_loss(
             "positive must be [B] and negatives [B, N] with N >= 1, "
             f"got {list(positive.shape)} and {list(negatives.shape)}"
         )
+    _range.look(negatives)
     loss = MultiMarginLoss(margins, margin_weights, neg_weight, pos_weight).to(positive.device)
     pulled = loss.pos_weight * torch.relu(1 - at_least_float32(positive))
     rows = pulled + loss.neg_weight * loss.penalty(at_least_float32(negatives)).mean(dim=1)

@@ -40,6 +40,7 @@ class GeneralizedContrastiveLoss(SampledLoss):
     def __init__(self, f: str, margin: float = 0.0, pos_weight: float = 1.0, neg_weight: float = 1.0) -> None:
         super().__init__()
         self.f = choice("f", f, FUNCTIONS)
+        self.needs_cosine = f != "infonce"
         self.margin = number("margin", margin)
         self.pos_weight = number("pos_weight", pos_weight, minimum=0.0)
         self.neg_weight = number("neg_weight", neg_weight, above=0.0)

@@ -32,6 +32,8 @@ class MultiMarginLoss(SampledLoss):
         23.5
     """
 
+    needs_cosine = True
+
     start: Tensor
     slope: Tensor
     offset: Tensor

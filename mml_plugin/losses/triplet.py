@@ -19,6 +19,8 @@ class TripletLoss(SampledLoss):
         margin: m >= 0, a difference of squared distances; 0.2 is FaceNet's.
     """
 
+    needs_cosine = True
+
     def __init__(self, margin: float = 0.2) -> None:
         super().__init__()
         self.margin = number("margin", margin, minimum=0.0)

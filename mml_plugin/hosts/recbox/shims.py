@@ -19,6 +19,7 @@ import numpy
 import yaml
 
 from mml_plugin.errors import UserError
+from mml_plugin.hosts.patches import ModuleProxy
 
 SUPPORTED = "0.0.4"
 _CHECKER = "recbox.third_party.deepctr.utils"
@@ -50,17 +51,6 @@ def import_recbox() -> None:
         sys.modules.pop(_CHECKER, None)
 
 
-class _Proxy:
-    """A module with a few names of its own."""
-
-    def __init__(self, module: types.ModuleType, **names: Any) -> None:
-        self.__dict__.update(names)
-        self._module = module
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
-
-
 def _load_yaml(stream: Any, Loader: Any = yaml.SafeLoader) -> Any:
     return yaml.load(stream, Loader=Loader)  # noqa: S506 - SafeLoader unless the caller names another
 
@@ -69,7 +59,7 @@ def replacements() -> list[tuple[types.ModuleType, str, Any]]:
     """(module, attribute, new value) of every shim that the installed versions need."""
     match_model = importlib.import_module("recbox.matching.pytorch.models.match_model")
     core_utils = importlib.import_module("recbox.utils.core_utils")
-    wanted: list[tuple[types.ModuleType, str, Any]] = [(core_utils, "yaml", _Proxy(yaml, load=_load_yaml))]
+    wanted: list[tuple[types.ModuleType, str, Any]] = [(core_utils, "yaml", ModuleProxy(yaml, load=_load_yaml))]
     if not hasattr(numpy, "Inf"):
-        wanted.append((match_model, "np", _Proxy(numpy, Inf=numpy.inf)))
+        wanted.append((match_model, "np", ModuleProxy(numpy, Inf=numpy.inf)))
     return wanted

@@ -1,0 +1,130 @@
+"""A run's vectors in the formats that other systems read, each with its original ids."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from mml_plugin.data.store import build_folder
+from mml_plugin.errors import UserError, nearest
+from mml_plugin.serving.saved_run import SavedRun
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What is exported: users with a vector, and all items; rows of ids and vectors belong together."""
+
+    user_ids: np.ndarray
+    users: np.ndarray
+    item_ids: np.ndarray
+    items: np.ndarray
+
+
+def export(run: SavedRun, format: str, output: Path, cosine: bool = False, overwrite: bool = False) -> Path:
+    """Write a folder with a run's vectors and ids, and ``export.json`` that describes it.
+
+    The inner product of a user's and an item's vector is the model's score; of a model trained on cosine similarity
+    both have length 1 already. Users without training interactions have no vector and are left out (and counted).
+
+    Args:
+        run: the run.
+        format: one of ``FORMATS``.
+        output: the folder to make; it appears when it is complete.
+        cosine: scale every vector to length 1, so that the inner product is the cosine.
+        overwrite: replace ``output``.
+
+    Raises:
+        UserError: for an unknown format, an existing folder, and ``cosine`` for vectors that hold an item bias.
+    """
+    if format not in FORMATS:
+        raise UserError(f"--format {format!r} is unknown; {nearest(format, FORMATS)}")
+    if output.exists() and not overwrite:
+        raise UserError(f"{output} is already there; --overwrite replaces it")
+    if cosine and run.has_bias:
+        raise UserError("--cosine would change the ranking: the vectors' last column is an item bias")
+    users, items = run.user_vectors[run.warm], run.item_vectors
+    if cosine:
+        users, items = normalize(users), normalize(items)
+    vectors = Vectors(run.user_ids[run.warm.numpy()], _rows(users), run.item_ids, _rows(items))
+    about = {
+        "format": format,
+        "similarity": "cosine" if cosine or run.cosine else "inner product",
+        "last_column_is_item_bias": run.has_bias,
+        "users": len(vectors.user_ids),
+        "users_left_out": len(run.user_ids) - len(vectors.user_ids),
+        "items": len(vectors.item_ids),
+        "dimension": int(vectors.items.shape[1]),
+        "expid": run.result.get("expid"),
+        "identity": run.result.get("identity"),
+    }
+
+    def fill(folder: Path) -> None:
+        FORMATS[format](vectors, folder)
+        (folder / "export.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+    build_folder(output, fill)
+    return output
+
+
+def _rows(vectors: torch.Tensor) -> np.ndarray:
+    return np.ascontiguousarray(vectors.numpy(), np.float32)
+
+
+def _write_ids(vectors: Vectors, folder: Path) -> None:
+    for name, ids in (("user_ids.txt", vectors.user_ids), ("item_ids.txt", vectors.item_ids)):
+        (folder / name).write_text("\n".join(ids.tolist()) + "\n", encoding="utf-8")
+
+
+def _safetensors(vectors: Vectors, folder: Path) -> None:
+    from safetensors.numpy import save_file
+
+    metadata = {"rows": "as the lines of user_ids.txt and item_ids.txt"}
+    save_file({"users": vectors.users, "items": vectors.items}, folder / "embeddings.safetensors", metadata=metadata)
+    _write_ids(vectors, folder)
+
+
+def _npz(vectors: Vectors, folder: Path) -> None:
+    np.savez(
+        folder / "embeddings.npz",
+        users=vectors.users,
+        items=vectors.items,
+        user_ids=vectors.user_ids.astype(str),
+        item_ids=vectors.item_ids.astype(str),
+    )
+
+
+def _csv(vectors: Vectors, folder: Path) -> None:
+    for name, ids, rows in (("users", vectors.user_ids, vectors.users), ("items", vectors.item_ids, vectors.items)):
+        with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(["id", *(f"v{c}" for c in range(rows.shape[1]))])
+            # str() of a float32 is the shortest text that reads back as the same float32.
+            writer.writerows([name, *(str(v) for v in row)] for name, row in zip(ids.tolist(), rows))
+
+
+def _faiss(vectors: Vectors, folder: Path) -> None:
+    try:
+        import faiss
+    except ImportError:
+        raise UserError("--format faiss needs the package faiss: pip install faiss-cpu") from None
+
+    index = faiss.IndexFlatIP(vectors.items.shape[1])
+    index.add(vectors.items)
+    faiss.write_index(index, str(folder / "items.faiss"))
+    np.save(folder / "users.npy", vectors.users)
+    _write_ids(vectors, folder)
+
+
+FORMATS: dict[str, Callable[[Vectors, Path], None]] = {
+    "safetensors": _safetensors,
+    "npz": _npz,
+    "csv": _csv,
+    "faiss": _faiss,
+}

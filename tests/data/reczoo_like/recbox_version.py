@@ -1,0 +1,3 @@
+import recbox
+
+assert recbox.__version__ == "0.0.4"

@@ -1,0 +1,1 @@
+from .MF import MF

@@ -1,0 +1,87 @@
+"""Exports read back by the libraries that they are for."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import yaml
+
+from mml_plugin.cli import main
+from tests.serving.conftest import COLD, USERS
+
+WARM = [u for u in range(USERS) if u != COLD]
+
+
+def export(written, *words):
+    return main(["export", str(written.path), *words])
+
+
+def lines(path):
+    return path.read_text().splitlines()
+
+
+def test_safetensors(written, tmp_path):
+    from safetensors.numpy import load_file
+
+    out = tmp_path / "out"
+    assert export(written, "--format", "safetensors", "--output", str(out)) == 0
+    vectors = load_file(out / "embeddings.safetensors")
+    np.testing.assert_array_equal(vectors["users"], written.users[WARM])
+    np.testing.assert_array_equal(vectors["items"], written.items)
+    assert lines(out / "user_ids.txt") == written.user_ids[WARM].tolist()
+    assert lines(out / "item_ids.txt") == written.item_ids.tolist()
+    about = json.loads((out / "export.json").read_text())
+    assert (about["users"], about["users_left_out"], about["similarity"]) == (59, 1, "cosine")
+
+
+def test_npz_needs_no_pickle(written):
+    assert export(written, "--format", "npz") == 0
+    with np.load(written.path / "export-npz" / "embeddings.npz", allow_pickle=False) as file:
+        assert file["user_ids"].tolist() == written.user_ids[WARM].tolist()
+        assert file["item_ids"].tolist() == written.item_ids.tolist()
+        np.testing.assert_array_equal(file["items"], written.items)
+
+
+def test_csv_reads_back_exactly(written):
+    assert export(written, "--format", "csv") == 0
+    with open(written.path / "export-csv" / "items.csv", newline="") as stream:
+        header, *rows = list(csv.reader(stream))
+    assert header == ["id", *(f"v{c}" for c in range(6))]
+    assert [row[0] for row in rows] == written.item_ids.tolist()
+    np.testing.assert_array_equal(np.array([row[1:] for row in rows], np.float32), written.items)
+
+
+def test_a_faiss_index_finds_what_the_vectors_say(written):
+    import faiss
+
+    assert export(written, "--format", "faiss") == 0
+    folder = written.path / "export-faiss"
+    index = faiss.read_index(str(folder / "items.faiss"))
+    users = np.load(folder / "users.npy")
+    _, found = index.search(users, 3)
+    np.testing.assert_array_equal(found, np.argsort(-(written.users[WARM] @ written.items.T), axis=1)[:, :3])
+
+
+def test_cosine_makes_unit_vectors(written):
+    from safetensors.numpy import load_file, save_file
+
+    save_file({"users": written.users * 3, "items": written.items * 5}, written.path / "embeddings.safetensors")
+    assert export(written, "--format", "safetensors", "--cosine") == 0
+    vectors = load_file(written.path / "export-safetensors" / "embeddings.safetensors")
+    np.testing.assert_allclose(vectors["items"], written.items, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors["users"], axis=1), 1, rtol=1e-6)
+
+
+def test_mistakes_are_one_sentence(written, capsys):
+    assert export(written, "--format", "pickle") == 2
+    assert "--format 'pickle' is unknown" in capsys.readouterr().err
+    assert export(written, "--format", "npz") == 0
+    assert export(written, "--format", "npz") == 2
+    assert "--overwrite replaces it" in capsys.readouterr().err
+    assert export(written, "--format", "npz", "--overwrite") == 0
+    config = {"MF_x": {"similarity_score": "cosine", "enable_bias": True}}
+    (written.path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert export(written, "--format", "csv", "--cosine") == 2
+    assert "the vectors' last column is an item bias" in capsys.readouterr().err

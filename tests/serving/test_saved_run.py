@@ -1,0 +1,79 @@
+"""Run folders that are not what they should be: one sentence each."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from mml_plugin.errors import UserError
+from mml_plugin.experiment.outputs import write_parquet
+from mml_plugin.serving.saved_run import load_run
+
+
+def test_ids_vectors_and_seen_items_come_back(written):
+    run = load_run(written.path)
+    assert run.user_ids.tolist() == written.user_ids.tolist()
+    assert run.item_ids.tolist() == written.item_ids.tolist()
+    np.testing.assert_array_equal(run.user_vectors.numpy(), written.users)
+    for user, items in enumerate(written.seen):
+        low, high = run.seen.indptr[user], run.seen.indptr[user + 1]
+        assert set(run.seen.items[low:high].tolist()) == items
+    assert run.cosine
+
+
+@pytest.mark.parametrize("name", ["embeddings.safetensors", "ids.parquet", "seen.parquet", "config.yaml"])
+@pytest.mark.parametrize("damage", ["missing", "garbage", "empty"])
+def test_a_missing_or_damaged_file_is_named(written, name, damage):
+    path = written.path / name
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(b"\xff\xfe garbage" if damage == "garbage" else b"")
+    with pytest.raises(UserError, match=name) as caught:
+        load_run(written.path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(UserError, match="there is no run folder"):
+        load_run(tmp_path / "nowhere")
+
+
+def test_an_unfinished_run(written):
+    (written.path / "result.json").unlink()
+    with pytest.raises(UserError, match="the run has not finished"):
+        load_run(written.path)
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(UserError, match="it is not a run folder"):
+        load_run(tmp_path)
+
+
+def test_a_folder_of_runs_lists_them(written):
+    shutil.copytree(written.path, written.path.parent / "fast-paper-s2")
+    with pytest.raises(UserError, match=r"holds 2; name one of: .*fast-paper-s1, .*fast-paper-s2"):
+        load_run(written.path.parent)
+
+
+def test_another_format_names_the_version_that_wrote_it(written, change_result):
+    change_result(run_format=2, versions={"mml_plugin": "9.0.0"})
+    with pytest.raises(
+        UserError, match=r"written by mml_plugin 9\.0\.0 in run format 2, and this version reads format 1"
+    ):
+        load_run(written.path)
+
+
+def test_vectors_and_ids_must_fit_together(written):
+    save_file({"users": written.users[:-1], "items": written.items}, written.path / "embeddings.safetensors")
+    with pytest.raises(UserError, match="does not fit together: 60 and 50 ids"):
+        load_run(written.path)
+
+
+def test_seen_rows_must_exist(written):
+    write_parquet(written.path / "seen.parquet", {"user_row": np.array([0]), "item_row": np.array([50])})
+    with pytest.raises(UserError, match="a row is outside 0 to 49"):
+        load_run(written.path)
