@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from mml_plugin.errors import UserError
+from mml_plugin.interrupts import interruptible
 from mml_plugin.losses.bands import BandCounter
 from mml_plugin.memory import PeakMemory
 from mml_plugin.records import EpochRecord
@@ -114,6 +115,7 @@ class _Loop:
         self.best_epoch = 0
         self.metrics: dict[str, float] = {}
         self.eval_seconds = 0.0
+        self.check_interrupt: Callable[[], None] = lambda: None
 
     def run(self) -> FitResult:
         model = self.model
@@ -121,7 +123,7 @@ class _Loop:
         logging.info("**** Start training: %d batches/epoch ****", model._batches_per_epoch)
         observers = self._observe()
         try:
-            with PeakMemory(cuda_device=device) as memory:
+            with PeakMemory(cuda_device=device) as memory, interruptible() as self.check_interrupt:
                 while self.epoch < self.epochs and not model._stop_training:
                     self._one_epoch(memory)
         finally:
@@ -144,7 +146,8 @@ class _Loop:
         return [hook.remove, restore]
 
     def _count(self, y_pred: torch.Tensor) -> None:
-        """Count the batch's negatives once its gradient is there."""
+        """Count the batch's negatives once its gradient is there; every batch comes by here."""
+        self.check_interrupt()
         if self.bands.thresholds and y_pred.requires_grad:
             scores = y_pred.detach()
             y_pred.register_hook(lambda gradient: self.bands.update(scores, gradient))
