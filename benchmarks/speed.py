@@ -10,7 +10,7 @@ Usage, from a folder that holds ``data/yelp18`` and ``data/gowalla``::
 
 Every measurement is a process of its own; recbox and the backends take turns (A B A B), and a row is the median of its
 rounds. recbox draws an epoch's negatives before the first batch, so its rows are timed on a share of the training rows
-(drawn evenly, histories whole) and scaled: ``rows`` says how many were trained, ``full_memory_gb`` what the whole
+(drawn evenly, at least one of each user, histories whole) and scaled: ``rows`` says how many were trained, ``full_memory_gb`` what the whole
 epoch's draw would need. A fast row with less than a whole epoch's steps is scaled likewise.
 
 On a GPU ``floor_seconds`` is what an epoch would take if every byte that it cannot avoid moved at the device's own copy
@@ -61,27 +61,31 @@ QUICK = {"numba": None, "torch": 100}
 CASES = {
     "yelp-ccl-10": Case("MF_yelp_ccl", 10, 120_000, QUICK),
     "yelp-ccl-100": Case("MF_yelp_ccl", 100, 120_000, {**QUICK, "reference": 20}),
-    "yelp-ccl-800": Case("MF_yelp_ccl", 800, 25_000, {"numba": None, "torch": 30}),
+    "yelp-ccl-800": Case("MF_yelp_ccl", 800, 40_000, {"numba": None, "torch": 30}),
     "yelp-mml-100": Case("MF_yelp_mml", 100, 60_000, {"numba": None}),
-    "yelp-mml-800": Case("MF_yelp_mml", 800, 25_000, {"numba": None}),
+    "yelp-mml-800": Case("MF_yelp_mml", 800, 40_000, {"numba": None}),
     "yelp-bsl-100": Case("MF_yelp_bsl", 100, 60_000, {"numba": None}),
-    "yelp-bsl-800": Case("MF_yelp_bsl", 800, 25_000, {"numba": 600}),
-    "gowalla-simplex-attention-100": Case("SimpleX_gowalla_mml", 100, 25_000, {"numba": 800}),
+    "yelp-bsl-800": Case("MF_yelp_bsl", 800, 40_000, {"numba": 600}),
+    "gowalla-simplex-attention-100": Case("SimpleX_gowalla_mml", 100, 32_000, {"numba": 800}),
 }
 
 
 def subset(expid: str, rows: int) -> dict[str, str]:
-    """Overrides that give recbox an even share of the training rows; the file is written once."""
+    """Overrides that give recbox a share of the training rows, at least one of each user; the file is written once."""
     import numpy as np
 
     from mml_plugin.experiment.config import load_experiment
 
     source = Path(load_experiment(ROOT / "config", expid).params["train_data"])
-    folder = Path("data/.speed") / f"{source.parent.name}-{rows}"
+    folder = Path("data/.speed") / f"{source.parent.name}-each-{rows}"
     if not (folder / "train.csv").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
-        chosen = np.sort(np.random.default_rng(0).choice(len(lines) - 1, rows, replace=False)) + 1
+        order = np.random.default_rng(0).permutation(len(lines) - 1) + 1
+        users = np.array([int(lines[i].split(",", 1)[0]) for i in order])
+        first = np.unique(users, return_index=True)[1]
+        rest = np.setdiff1d(np.arange(len(order)), first)
+        chosen = np.sort(order[np.concatenate([first, rest[: max(0, rows - len(first))]])])
         (folder / "train.csv.part").write_text("".join([lines[0], *(lines[i] for i in chosen)]), encoding="utf-8")
         for name in ("test.csv", "item_corpus.csv"):
             (folder / name).write_bytes((source.parent / name).read_bytes())
