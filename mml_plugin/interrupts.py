@@ -64,8 +64,8 @@ def interruptible() -> Iterator[Callable[[], None]]:
 
     Python runs a signal's handler wherever it happens to be, also where the exception is printed and dropped (when a
     data loader forks, in a destructor) or taken for something else (by a library that catches everything). There the
-    training would go on as if nobody had pressed anything. A block inside another shares its memory. Does nothing outside the main thread or where somebody else handles (or
-    ignores) the signal.
+    training would go on as if nobody had pressed anything. A block inside another shares its memory. Does nothing
+    outside the main thread or where somebody else handles (or ignores) the signal.
     """
     handler: Any = signal.getsignal(signal.SIGINT)
     if isinstance(handler, _Remember):

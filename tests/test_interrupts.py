@@ -60,12 +60,11 @@ def test_a_press_taken_for_another_error_stops_the_command(monkeypatch, capsys):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_block_inside_another_remembers_the_same_press():
-    with interruptible(), interruptible() as inner:
+    with interruptible() as outer, interruptible() as inner:
         PressedWhileDying()
-        with interruptible() as later, pytest.raises(KeyboardInterrupt):
-            later()
-        with pytest.raises(KeyboardInterrupt):
-            inner()
+        for check in (inner, outer):
+            with pytest.raises(KeyboardInterrupt):
+                check()
     with interruptible() as check:
         check()
 
@@ -76,9 +75,13 @@ def test_an_import_is_let_finish_first(tmp_path, monkeypatch):
         "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(0.1)\nwhole = True\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with interruptible(), pytest.raises(KeyboardInterrupt):
+
+    def begin():
         importlib.import_module("slow_module")
         time.sleep(10)
+
+    with interruptible(), pytest.raises(KeyboardInterrupt):
+        begin()
     assert sys.modules.pop("slow_module").whole
 
 
