@@ -41,6 +41,10 @@ def own_loss(config):
 DRIFTING, CLOSE_EPOCHS, DRIFT, DRIFT_HITS = "MF_mml_noplateau", 3, 5e-3, 8 * HITS
 
 
+# A sum along a row's scores is made in as many parts as the processor's vectors are wide, and only this loss has one.
+SUMS_BY_WIDTH = "MF_softmax"
+
+
 @pytest.fixture(scope="session")
 def golden_rounding(golden_pipeline, golden_paths, tmp_path_factory):
     """Whether this machine rounds as the golden one did: then the plainest experiment comes out to the last bit."""
@@ -73,7 +77,7 @@ def trained(golden_params, tmp_path):
 def test_pipeline_equals_the_original(name, trained, golden_pipeline, golden_rounding):
     golden = golden_pipeline[name]
     model, initial, records, _, train_gen, valid_gen = trained(name)
-    exact = own_loss(golden["config"]) and golden_rounding
+    exact = own_loss(golden["config"]) and golden_rounding and name != SUMS_BY_WIDTH
 
     assert set(initial) == set(golden["initial_state"])
     for key, (shape, total, absolute) in golden["initial_state"].items():
