@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from mml_plugin.data.interactions import Interactions
 from mml_plugin.errors import UserError
 from mml_plugin.files import atomic_write, checksum, make_folder, writing
 
+# A folder with one of these is a data set, whoever made it.
+MARKS = ("dataset.json", "train.txt", "train.txt.gz", "train.csv")
+
 
 def store(data: Interactions, folder: Path, source: str, notes: tuple[str, ...] = (), overwrite: bool = False) -> Path:
     """Write a data set's folder; it appears under its name only when it is complete.
@@ -28,14 +31,14 @@ def store(data: Interactions, folder: Path, source: str, notes: tuple[str, ...] 
         folder: the folder to make.
         source: where they come from, in words.
         notes: what a user should know, kept in ``dataset.json``.
-        overwrite: replace an existing folder.
+        overwrite: replace an existing data set.
 
     Raises:
-        UserError: when the folder exists (unless ``overwrite``) or cannot be written.
+        UserError: when the folder exists (unless ``overwrite``, and always where it is no data set) or cannot be
+            written.
     """
     folder = Path(folder)
-    if folder.exists() and not overwrite:
-        raise UserError(f"{folder} is already there; --overwrite replaces it")
+    check_place(folder, overwrite, MARKS, "a data set")
     convert.check_ids(data)
 
     def fill(work: Path) -> None:
@@ -47,6 +50,17 @@ def store(data: Interactions, folder: Path, source: str, notes: tuple[str, ...] 
 
     build_folder(folder, fill)
     return folder
+
+
+def check_place(folder: Path, overwrite: bool, marks: Sequence[str], what: str) -> None:
+    """Raise a :class:`UserError` where a folder must not be replaced: without ``overwrite``, and one that is not ``what``,
+    which the files ``marks`` (any of them) tell. An empty folder may be replaced.
+    """
+    if folder.exists() and not overwrite:
+        raise UserError(f"{folder} is already there; --overwrite replaces it")
+    empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not empty and not any((folder / name).is_file() for name in marks):
+        raise UserError(f"{folder} is not {what} (it does not hold {' or '.join(marks)}): --overwrite does not replace it")
 
 
 def folder_of(root: Path, name: str) -> Path:

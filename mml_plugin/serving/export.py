@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from mml_plugin.data.store import build_folder
+from mml_plugin.data.store import build_folder, check_place
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.serving.saved_run import SavedRun
 
@@ -48,10 +48,7 @@ def export(run: SavedRun, format: str, output: Path, cosine: bool = False, overw
     """
     if format not in FORMATS:
         raise UserError(f"--format {format!r} is unknown; {nearest(format, FORMATS)}")
-    if output.exists() and not overwrite:
-        raise UserError(f"{output} is already there; --overwrite replaces it")
-    if output.exists() and not (output / ABOUT).is_file():
-        raise UserError(f"{output} is no earlier export (it holds no {ABOUT}), so --overwrite does not replace it")
+    check_place(output, overwrite, (ABOUT,), "an earlier export")
     if cosine and run.has_bias:
         raise UserError("--cosine would change the ranking: the vectors' last column is an item bias")
     users, items = run.user_vectors[run.warm], run.item_vectors

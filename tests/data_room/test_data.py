@@ -198,6 +198,22 @@ def test_a_known_name_must_hold_the_known_data(tmp_path, monkeypatch):
         import_dataset("yelp18", source, tmp_path)
 
 
+def test_overwrite_replaces_a_data_set_and_nothing_else(tmp_path, capsys):
+    words = ["data", "synth", "--users", "20", "--items", "64", "--root", str(tmp_path), "--overwrite", "--name"]
+    (tmp_path / "empty").mkdir()
+    text(tmp_path / "docs", "letter.txt", "dear all")
+    text(tmp_path / "raw", "train.txt", "0 1\n")
+    for name in ("empty", "raw", "raw"):
+        assert main([*words, name]) == 0
+    for name in ("docs", "docs/letter.txt"):
+        folder = tmp_path / name
+        with pytest.raises(UserError, match="is not a data set"):
+            synthetic.generate(folder, 20, 64, overwrite=True)
+    assert main([*words, "docs"]) == 2
+    assert "is not a data set" in capsys.readouterr().err
+    assert (tmp_path / "docs" / "letter.txt").read_text() == "dear all"
+
+
 @pytest.mark.parametrize("name", ["..", ".", "", "../other", "a/b", ".hidden", "-x"])
 def test_a_name_never_reaches_beyond_its_folder(tmp_path, name, capsys):
     text(tmp_path, "train.txt", "0 1 2\n")

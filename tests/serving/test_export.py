@@ -84,7 +84,7 @@ def test_mistakes_are_one_sentence(written, capsys):
     (written.path / "mine").mkdir()
     (written.path / "mine" / "letter.txt").write_text("dear all")
     assert export(written, "--format", "npz", "--overwrite", "--output", str(written.path / "mine")) == 2
-    assert "is no earlier export" in capsys.readouterr().err
+    assert "is not an earlier export" in capsys.readouterr().err
     assert (written.path / "mine" / "letter.txt").read_text() == "dear all"
     config = {"MF_x": {"train_data": "./train.csv", "similarity_score": "cosine", "enable_bias": True}}
     (written.path / "config.yaml").write_text(yaml.safe_dump(config))
