@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from mml_plugin.engine.metrics import METRICS
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.experiment.identity import canonical_hash
 from mml_plugin.experiment.schema import NOT_IDENTITY, NOT_READ_BY, UNUSED, Keys, known_keys
@@ -254,7 +255,12 @@ def _check_strings(params: Mapping[str, Any], where: Mapping[str, str]) -> None:
     for key in ("metrics", "embedding_initializer", "feature_cols", "label_col", "optimizer"):
         if params.get(key) is not None:
             try:
-                allowed.check_strings({key: params[key]})
+                if key == "metrics":
+                    # The fast engine knows more than recbox, which run_recbox.check holds to its own.
+                    for metric in params[key]:
+                        allowed.parse_metric(metric, tuple(METRICS))
+                else:
+                    allowed.check_strings({key: params[key]})
             except UserError as error:
                 raise UserError(f"{where[key]}: {error}") from None
 

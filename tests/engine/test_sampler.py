@@ -133,3 +133,24 @@ def test_dropout_masks_are_the_same_everywhere(name):
     wanted = backends.select("reference", CPU).dropout(rows, 7, 0.2, seed=1, stream=3, epoch=2, dtype=torch.float32)
     made = backends.select(name, CPU).dropout(rows, 7, 0.2, seed=1, stream=3, epoch=2, dtype=torch.float32)
     assert torch.equal(made, wanted)
+
+
+RATES = [0.02, 0.055, 0.1, 0.2, 0.3, 0.335, 0.47, 0.5, 0.655, 0.7, 0.905, 0.99]
+
+
+def torchs_factor(rate, dtype):
+    """What torch's own dropout makes of a 1."""
+    return torch.nn.functional.dropout(torch.ones(8192, dtype=dtype), rate).max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", NAMES)
+def test_dropout_factors_are_torchs_own_to_the_bit(name, dtype):
+    backend, rows = backends.select(name, CPU), torch.arange(500)
+    for rate in RATES:
+        made = backend.dropout(rows, 7, rate, seed=1, stream=3, epoch=0, dtype=dtype)
+        assert made.unique().tolist() == [0.0, torchs_factor(rate, dtype).item()], rate
+
+
+def test_the_rates_include_some_where_a_double_s_quotient_rounds_otherwise():
+    assert any(np.float32(1 / (1 - rate)) != torchs_factor(rate, torch.float32).item() for rate in RATES)

@@ -84,7 +84,7 @@ class Engine(Backend):
 
     def dropout(self, rows: Tensor, width: int, rate: float, *, seed: int, stream: int, epoch: int | Tensor, dtype):
         out = torch.empty(len(rows), width, dtype=dtype)
-        scale = out.numpy().dtype.type(1 / (1 - rate))
+        scale = out.numpy().dtype.type(philox.kept_factor(rate, dtype))
         kernels.dropout_mask(
             rows.numpy(), np.uint64(int(epoch)), np.uint64(seed & philox.MASK), np.uint64(stream),
             np.uint64(philox.drop_threshold(rate)), scale, out.numpy(),
@@ -212,8 +212,7 @@ class Engine(Backend):
         return out
 
     def bands(self, y: Tensor, grad: Tensor, thresholds: Tensor, counts: Tensor, sums: Tensor) -> None:
-        workers = numba.get_num_threads()
-        shape = (workers, len(counts))
+        shape = (kernels.PARTS, len(counts))
         part_counts, part_sums = np.zeros(shape, np.int64), np.zeros(shape, np.float64)
         kernels.bands(y.numpy(), grad.numpy(), thresholds.numpy(), part_counts, part_sums)
         counts += torch.from_numpy(part_counts.sum(0))

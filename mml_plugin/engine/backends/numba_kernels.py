@@ -19,7 +19,7 @@ MASK, HALF = np.uint64(philox.MASK), np.uint64(32)
 # below: numba optimises once more what it stores on disk, and where the compiler is free to choose between roundings,
 # the process that compiles gets other bits than those that load.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
-PARTS = 64  # of a sum over a whole table
+PARTS = 64  # of a sum over a whole table or batch
 
 
 @njit(fastmath=FAST)
