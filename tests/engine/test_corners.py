@@ -12,12 +12,14 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from mml_plugin import build_loss
+from mml_plugin.data.histories import Ragged
 from mml_plugin.engine import backends
-from mml_plugin.engine.declaration import Declaration
+from mml_plugin.engine.declaration import Declaration, HistoryTower
 from mml_plugin.engine.ranking import ItemLists
 from mml_plugin.engine.sampler import NegativeSampler
 from mml_plugin.engine.tally import Tally, active_share
 from mml_plugin.engine.trainer import Settings, Trainer, TrainingData, _Progress
+from mml_plugin.engine.user_tower import UserTower
 from mml_plugin.errors import UserError
 
 CPU = torch.device("cpu")
@@ -270,3 +272,51 @@ def test_too_little_left_to_draw_is_refused_and_not_searched_for():
     lists = [[*range(99_999)], [0]]
     with pytest.raises(UserError, match=r"user row 0 .*leaves 1 draw in 100,000"):
         trainer_of(Tables(2, 100_000, 1), data_of(lists, 100_000), exclude_positives=True)
+
+
+def padded_user(tower, own, entries, length):
+    """One user's vector from a history padded to ``length`` zero vectors, slot by slot."""
+    slots = [*entries, *([torch.zeros_like(own)] * (length - len(entries)))]
+    if tower.aggregator == "mean":
+        # recbox counts in float32, whatever the vectors are in.
+        pooled = sum(slots) / (torch.tensor([float(s.detach().sum()) != 0 for s in slots]).float().sum() + 1e-9)
+    else:
+        asked = own if tower.aggregator == "user_attention" else tower.query.squeeze(1)
+        raised = [
+            (tower.key(s) @ asked).exp() if float(s.detach().sum()) != 0 else torch.ones((), dtype=s.dtype)
+            for s in slots
+        ]
+        pooled = sum(r * s for r, s in zip(raised, slots)) / (sum(raised) + 1e-9)
+    return tower.gamma * own + (1 - tower.gamma) * tower.value(pooled)
+
+
+@pytest.mark.parametrize("backend", NAMES)
+@pytest.mark.parametrize("gamma", [0.0, 0.4])
+@pytest.mark.parametrize("lengths", [[2, 0, 3, 1], [0, 0], [0]])
+@pytest.mark.parametrize("aggregator", ["mean", "user_attention", "self_attention"])
+def test_empty_histories_and_gamma_0_as_the_padded_formula(aggregator, lengths, gamma, backend):
+    torch.manual_seed(2)
+    dim, longest, double = 3, 3, {"dtype": torch.float64}
+    users, table = (nn.Parameter(torch.randn(n, dim, **double)) for n in (len(lengths), 6))
+    key = nn.Sequential(nn.Linear(dim, dim, **double), nn.Tanh())
+    tower = HistoryTower(
+        table, nn.Linear(dim, dim, bias=False, **double), gamma, aggregator, key, torch.randn(dim, 1, **double)
+    )  # fmt: skip
+    rows = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    ids = torch.arange(len(rows)) % 6
+    slots = torch.tensor([slot for n in lengths for slot in range(n)], dtype=torch.int64)
+    history = Ragged(ids, rows, slots, torch.tensor(lengths))
+    model = Declaration(users, nn.Parameter(torch.randn(2, dim, **double)), "cosine", history=tower)
+    made = UserTower(model, longest, backend=backends.select(backend, CPU))
+    found = made(torch.arange(len(lengths)), history, training=True)
+    wanted = torch.stack(
+        [padded_user(tower, users[u], [table[i] for i in ids[rows == u]], longest) for u in range(len(lengths))]
+    )  # fmt: skip
+    wanted = normalize(wanted)
+    assert torch.allclose(found.vectors, wanted, rtol=1e-9, atol=1e-10)
+    weight = torch.randn(wanted.shape, **double)
+    (found.vectors * weight).sum().backward()
+    (wanted * weight).sum().backward()
+    # With all rows empty and gamma 0 the vector is 0, and below normalize's floor rounding counts 1e12-fold.
+    if gamma or any(lengths):
+        assert torch.allclose(found.leaves[0][2].grad, users.grad, rtol=1e-6, atol=1e-8)

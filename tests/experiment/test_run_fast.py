@@ -200,6 +200,8 @@ def test_refusals(more, keys, says):
         go(runs="refusals", more=more, overwrite=True, **keys)
 
 
+# tests/hosts/recbox/test_resume.py tests its loop; these are whole runs.
+SLOW_RECBOX = pytest.param("recbox", marks=pytest.mark.slow)
 BATCH_SCOPE = "regularizer_scope=batch"
 
 
@@ -251,7 +253,7 @@ def test_a_share_too_small_for_a_validation_item_is_one_sentence(engine):
     assert not Path("empty").exists()
 
 
-@pytest.mark.parametrize("engine", ["fast", "recbox"])
+@pytest.mark.parametrize("engine", ["fast", SLOW_RECBOX])
 def test_the_reported_epoch_is_that_of_the_weights(engine):
     """Without save_best_only the last weights are kept; a plateau reloads, and so keeps, those before it."""
     more = ("save_best_only=False", "learning_rate=0.3", "epochs=6", "patience=50", "num_workers=0")
@@ -269,7 +271,7 @@ def test_the_reported_epoch_is_that_of_the_weights(engine):
         assert reported == pytest.approx([result["metrics"][name] for name in names], abs=1e-6)
 
 
-@pytest.mark.parametrize("engine", ["fast", "recbox"])
+@pytest.mark.parametrize("engine", ["fast", SLOW_RECBOX])
 def test_resume_refuses_data_that_changed(engine, tmp_path, monkeypatch):
     folder = tmp_path / "data" / "synth"
     synthetic.generate(folder, users=80, items=120, seed=3)
