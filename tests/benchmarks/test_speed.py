@@ -1,0 +1,77 @@
+"""benchmarks/speed.py: the samplers' rows and table, with counts far too small to say anything about speed."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from mml_plugin.data import synthetic
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES = (("MF_tiny_mml", 3), ("MF_tiny_mml", 5))
+
+
+@pytest.fixture
+def speed(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("speed", ROOT / "benchmarks" / "speed.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "speed", module)
+    spec.loader.exec_module(module)
+    synthetic.generate(tmp_path / "data" / "synth", users=80, items=120, seed=3)
+    monkeypatch.chdir(tmp_path)
+    for name, file in {"RESULTS": "speed.csv", "SWEEP": "sweep.csv", "SAMPLER": "sampler.csv"}.items():
+        monkeypatch.setattr(module, name, tmp_path / file)
+    docs = tmp_path / "speed.md"
+    docs.write_text((ROOT / "docs" / "speed.md").read_text())
+    monkeypatch.setattr(module, "DOCS", docs)
+    monkeypatch.setattr(module, "README", tmp_path / "none.md")
+    # A process of its own would compile and import for seconds; its answer goes through JSON likewise.
+    monkeypatch.setattr(module, "measure", lambda job: json.loads(json.dumps(module.WORKERS[job["engine"]](job))))
+    return module
+
+
+def rows_of(path):
+    with open(path, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_samplers_take_turns_and_leave_rows_and_a_table(speed, tmp_path):
+    order = []
+    from mml_plugin.engine.sampler import NegativeSampler
+
+    kinds = {(False, False): "uniform", (True, False): "popularity", (False, True): "excluding"}
+    drawn = NegativeSampler.index
+
+    def index(made, *arguments):
+        order.append((kinds[made.cumulative is not None, made.positives is not None], arguments[0]))
+        return drawn(made, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NegativeSampler, "index", index)
+        for _ in range(2):  # the second time in place of the first
+            speed.sampler("cpu", rounds=2, cases=CASES, batches=1)
+    names = ["uniform", "popularity", "excluding"]
+    assert order[:9] == [(name, epoch) for epoch in range(3) for name in names]
+    rows = rows_of(tmp_path / "sampler.csv")
+    assert [(r["kind"], r["negatives"]) for r in rows] == [(name, n) for n in ("3", "5") for name in names]
+    for row in rows:
+        uniform = next(r for r in rows if r["kind"] == "uniform" and r["negatives"] == row["negatives"])
+        pairs = zip(row["ns_per_draw_all"].split(), uniform["ns_per_draw_all"].split())
+        ratios = [float(own) / float(other) for own, other in pairs]
+        assert len(ratios) == 2
+        assert float(row["times_uniform"]) == pytest.approx(sum(ratios) / 2, rel=1e-3)
+        assert int(row["draws"]) == 512 * int(row["negatives"])
+        assert all(row[key] for key in ("backend", "threads", "processor", "cores", "torch", "commit", "date"))
+    speed.table()
+    text = (tmp_path / "speed.md").read_text()
+    made = text[text.index("<!-- sampler:begin -->") : text.index("<!-- sampler:end -->")]
+    for row in rows:
+        wanted = rf"\| tiny +\| {row['negatives']} +\| {row['kind']} .*\| +{float(row['times_uniform']):.2f}x \|"
+        assert re.search(wanted, made), made
+    assert "<!-- cases:begin -->\n<!-- cases:end -->" in text
