@@ -261,7 +261,9 @@ def build(job: dict[str, Any]) -> Any:
     from mml_plugin.experiment.dataset import load_data
     from mml_plugin.registry import build_loss, margins_of
 
-    experiment = load_experiment(ROOT / "config", job["expid"], [f"num_negs={job['negatives']}", "verbose=0"])
+    experiment = load_experiment(
+        ROOT / "config", job["expid"], [f"num_negs={job['negatives']}", "verbose=0", *job.get("set", [])]
+    )
     params = experiment.params
     device = resolve_device(0 if job["device"] == "cuda" else -1)
     data = load_data(params, "paper", 0.1)
@@ -481,66 +483,63 @@ def sweep(device: str) -> None:
 
 
 SAMPLER_CASES = (("MF_yelp_ccl", 100), ("MF_yelp_ccl", 800), ("MF_gowalla_ccl", 100))
+SAMPLERS = {"uniform": [], "popularity": ["popularity_alpha=0.75"], "excluding": ["ignore_pos_items=True"]}
 SAMPLER_COLUMNS = [
-    "expid", "negatives", "kind", "backend", "device", "ns_per_draw", "times_uniform", "draws", "rounds",
-    "ns_per_draw_all", "threads", "processor", "cores", "gpu", "torch", "numba", "commit", "date",
+    "expid", "negatives", "kind", "backend", "device", "ns_per_draw", "times_uniform", "step_ms", "times_uniform_step",
+    "draws", "rounds", "ns_per_draw_all", "step_ms_all", "threads",
+    "processor", "cores", "gpu", "torch", "numba", "commit", "date",
 ]  # fmt: skip
 
 
 def sampler_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Nanoseconds per drawn negative of each kind of sampler; they take turns, on the same rows in each round."""
+    """Nanoseconds per draw and milliseconds per step of each kind of sampler, which take turns on the same rows."""
     import torch
 
-    from mml_plugin.data.interactions import load
-    from mml_plugin.devices import resolve_device
-    from mml_plugin.engine import backends
-    from mml_plugin.engine.ranking import ItemLists
-    from mml_plugin.engine.sampler import NegativeSampler
-    from mml_plugin.engine.trainer import TrainingData
-    from mml_plugin.experiment.config import load_experiment
+    trainers = {kind: build({**job, "set": changes}) for kind, changes in SAMPLERS.items()}
+    first = trainers["uniform"]
+    batches = min(job["batches"], first.batches_per_epoch)
+    draws = min(first.settings.batch_size * batches, len(first.data.users)) * job["negatives"]
 
-    device = resolve_device(0 if job["device"] == "cuda" else -1)
-    params = load_experiment(ROOT / "config", job["expid"]).params
-    data = load(Path(params["train_data"]).parent)
-    users, items = (torch.from_numpy(array).to(device) for array in (data.train_users, data.train_items))
-    ids = torch.arange(1, data.num_items + 1, device=device)
-    train = ItemLists.of(data.train_indptr, data.train_items, device)
-    positives = TrainingData(users, items, users[:0].new_zeros(data.num_users), ids, train, train).positives()
-    kinds: dict[str, dict[str, Any]] = {
-        "uniform": {},
-        "popularity": {"popularity": torch.bincount(items, minlength=data.num_items), "alpha": 0.75},
-        "excluding": {"positives": positives},
-    }
-    backend = backends.select(job["backend"], device)
-    samplers = {kind: NegativeSampler.create(1, ids, backend, **keys) for kind, keys in kinds.items()}
-
-    def seconds(kind: str, epoch: int) -> float:
-        order = backend.shuffled(len(users), 1, epoch, device).split(512)[: job["batches"]]
+    def drawing(trainer: Any, order: Any, epoch: int) -> float:
         synchronise(torch, job)
         began = time.perf_counter()
         for rows in order:
-            samplers[kind].index(epoch, rows, users[rows], ids[items[rows]], job["negatives"])
+            positive = trainer.data.item_ids[trainer.data.items[rows]]
+            trainer.sampler.index(epoch, rows, trainer.data.users[rows], positive, job["negatives"])
         synchronise(torch, job)
         return time.perf_counter() - began
 
-    for kind in kinds:
-        seconds(kind, 0)
-    draws = min(512 * job["batches"], len(users)) * job["negatives"]
-    found: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for turn in range(job["rounds"]):
-        for kind in kinds:
-            found[kind].append(seconds(kind, 1 + turn) / draws * 1e9)
+    def training(trainer: Any, epoch: int) -> float:
+        trainer.settings.__dict__["max_batches"] = batches
+        began = time.perf_counter()
+        for _ in trainer.steps(epoch):
+            pass
+        synchronise(torch, job)
+        return time.perf_counter() - began
+
+    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in trainers}
+    for epoch in range(1 + job["rounds"]):
+        order = first.backend.shuffled(len(first.data.users), 1, epoch, first.device)
+        order = order.split(first.settings.batch_size)[:batches]
+        for kind, trainer in trainers.items():
+            drawn = drawing(trainer, order, epoch) / draws * 1e9
+            found[kind].append((drawn, training(trainer, epoch) / batches * 1e3))
     rows = []
-    for kind, all_of_them in found.items():
-        ratios = [own / uniform for own, uniform in zip(all_of_them, found["uniform"])]
+    for kind, measured in found.items():
+        # The first round compiles and warms up.
+        per_draw, per_step = (list(values) for values in zip(*measured[1:]))
+        usual = list(zip(*found["uniform"][1:]))
         rows.append({
-            "kind": kind, "ns_per_draw": statistics.median(all_of_them), "times_uniform": statistics.median(ratios),
-            "ns_per_draw_all": " ".join(f"{value:.3f}" for value in all_of_them),
+            "kind": kind, "ns_per_draw": statistics.median(per_draw), "step_ms": statistics.median(per_step),
+            "times_uniform": statistics.median(own / other for own, other in zip(per_draw, usual[0])),
+            "times_uniform_step": statistics.median(own / other for own, other in zip(per_step, usual[1])),
+            "ns_per_draw_all": " ".join(f"{value:.3f}" for value in per_draw),
+            "step_ms_all": " ".join(f"{value:.3f}" for value in per_step),
         })  # fmt: skip
-    return {"draws": draws, "threads": torch.get_num_threads(), "backend": backend.name, "rows": rows}
+    return {"draws": draws, "threads": torch.get_num_threads(), "backend": first.backend.name, "rows": rows}
 
 
-def sampler(device: str, rounds: int, cases: Sequence[tuple[str, int]] = SAMPLER_CASES, batches: int = 400) -> None:
+def sampler(device: str, rounds: int, cases: Sequence[tuple[str, int]] = SAMPLER_CASES, batches: int = 200) -> None:
     """All samplers on all cases."""
     for expid, negatives in cases:
         job = {"engine": "sampler", "expid": expid, "negatives": negatives, "device": device, "backend": "auto",
@@ -550,7 +549,8 @@ def sampler(device: str, rounds: int, cases: Sequence[tuple[str, int]] = SAMPLER
         for row in rows:
             print(
                 f"  {expid} {negatives} {row['kind']}: {row['ns_per_draw']:.2f} ns per draw, "
-                f"{row['times_uniform']:.2f}x uniform", flush=True,
+                f"{row['times_uniform']:.2f}x uniform; {row['step_ms']:.2f} ms per step, "
+                f"{row['times_uniform_step']:.2f}x uniform", flush=True,
             )  # fmt: skip
         write(SAMPLER, rows, SAMPLER_COLUMNS, ("expid", "negatives", "kind", "backend", "device"))
 
@@ -592,9 +592,12 @@ def table() -> None:
                  for r in grown]  # fmt: skip
         parts["sweep"] = markdown_table(header, cells, left=0)
     if drawn := read(SAMPLER):
-        header = ["data", "negatives", "draws", "device", "threads", "per draw", "times uniform"]
+        header = ["data", "negatives", "draws", "device", "threads", "per draw", "times uniform", "step",
+                  "times uniform"]  # fmt: skip
         cells = [[r["expid"].split("_")[1], r["negatives"], r["kind"], f"{r['backend']}, {r['device']}", r["threads"],
-                  f"{float(r['ns_per_draw']):.1f} ns", f"{float(r['times_uniform']):.2f}x"] for r in drawn]  # fmt: skip
+                  f"{float(r['ns_per_draw']):.1f} ns", f"{float(r['times_uniform']):.2f}x",
+                  f"{float(r['step_ms']):.2f} ms", f"{float(r['times_uniform_step']):.2f}x"]
+                 for r in drawn]  # fmt: skip
         parts["sampler"] = markdown_table(header, cells, left=4)
     fill(DOCS, parts)
     if rows:
