@@ -384,6 +384,6 @@ def test_the_process_that_compiles_gets_the_bits_of_those_that_load(expid, home,
         keys = [word for key in (*SMALL, "epochs=2", "learning_rate=0.02") for word in ("--set", key)]
         environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
         subprocess.run(command + keys, cwd=home, env=environment, check=True, capture_output=True)
-        (history,) = (home / name).glob("*/*/history.csv")
+        (history,) = (home / name / expid).glob("*/history.csv")
         losses.append(pd.read_csv(history)["train_loss"].tolist())
     assert losses[0] == losses[1]
