@@ -285,6 +285,14 @@ def _check_together(params: Mapping[str, Any], where: Mapping[str, str]) -> None
     _check_columns(params["feature_cols"], where["feature_cols"], params)
 
 
+def _check_one_a_side(columns: list[dict[str, Any]], where: str, model: str) -> None:
+    """MF has one vector a side: recbox's would fail on the second column's, and nothing else would read it."""
+    for side in ("user", "item") if model == "MF" else ():
+        names = [c["name"] for c in columns if c["active"] and c["type"] != "index" and c.get("source") == side]
+        if len(names) > 1:
+            raise UserError(f"{where}: MF reads one {side} column, and {names[1]!r} is another; remove it")
+
+
 def _check_columns(columns: list[dict[str, Any]], where: str, params: Mapping[str, Any]) -> None:
     earlier: list[str] = []
     for column in columns:
@@ -293,6 +301,7 @@ def _check_columns(columns: list[dict[str, Any]], where: str, params: Mapping[st
             hint = nearest(shared, earlier or ["none"])
             raise UserError(f"{where}: share_embedding {shared!r} must name an earlier column; {hint}")
         earlier += column["name"] if isinstance(column["name"], list) else [column["name"]]
+    _check_one_a_side(columns, where, params["model"])
     needed = [params["query_index"], params["corpus_index"]]
     if needed[0] == needed[1]:
         raise UserError(f"{where}: query_index and corpus_index are both {needed[0]!r}: users and items need one each")
