@@ -291,3 +291,39 @@ def test_synthetic_data_is_the_same_everywhere():
 def test_query_index_is_the_id_where_ids_are_numbers():
     data = load(TINY)
     assert convert.query_index(data).tolist() == data.user_ids.astype(int).tolist()
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "says"),
+    [
+        (
+            "0 0 1\n1 2\n",
+            "0 2\n7 1\n",
+            r"test.txt: user 7 has no line in \S*users.txt, whose 2 ids are numbered 0 to 1",
+        ),
+        ("0 0 1\n1 3\n", "0 2\n", r"train.txt: item 3 has no line in \S*items.txt, whose 3 ids are numbered 0 to 2"),
+        ("0 0 1\n1 2\n", "0 3\n", r"test.txt: item 3 has no line"),
+    ],
+)
+def test_numbers_without_an_original_id_are_refused(tmp_path, train, test, says):
+    folder = text(tmp_path / "d", "train.txt", train).parent
+    text(folder, "test.txt", test)
+    text(folder, "users.txt", "anna\nbob\n")
+    text(folder, "items.txt", "tea\nmilk\nbread\n")
+    with pytest.raises(UserError, match=says):
+        load(folder)
+
+
+def test_original_ids_stand_once_and_for_both_sides(tmp_path):
+    folder = text(tmp_path / "d", "train.txt", "0 0 1\n1 2\n").parent
+    text(folder, "test.txt", "0 2\n")
+    text(folder, "users.txt", "anna\nbob\n")
+    with pytest.raises(UserError, match=r"users.txt needs items.txt beside it"):
+        load(folder)
+    text(folder, "items.txt", "tea\nmilk\ntea\n")
+    with pytest.raises(UserError, match=r"items.txt: the id tea stands there twice"):
+        load(folder)
+    text(folder, "items.txt", "tea\nmilk\nbread\n")
+    data = load(folder)
+    pairs = {(data.user_ids[u], data.item_ids[i]) for u, i in zip(data.test_users, data.test_items)}
+    assert pairs == {("anna", "bread")}
