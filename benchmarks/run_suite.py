@@ -11,6 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mml_plugin.devices import resolve_device
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.cells import DONE, MISSING, Matcher, Outcome, Runner
 from mml_plugin.experiment.collect import Collector, slim
@@ -60,6 +61,7 @@ def run_suite(options: argparse.Namespace) -> int:
     """Run, collect, report."""
     path = Path(options.suite) if options.suite.endswith((".yaml", ".yml")) else SUITES / f"{options.suite}.yaml"
     suite = read_suite(path)
+    resolve_device(options.gpu)
     if not options.no_report:
         check_installed()
     stem = options.results / f"suite_{path.stem}"

@@ -115,8 +115,24 @@ def load_data(params: Mapping[str, Any], protocol: str, share: float) -> RunData
     work = folder.parent / ".cache"
     if protocol == "paper":
         return RunData(folder, interactions, interactions, None, {}, work)
-    carved = split.held_out(interactions, share, HELD_OUT_SEED)
+    carved = carve(interactions, share)
     return RunData(folder, interactions, carved.training, carved, {}, work)
+
+
+def carve(data: Interactions, share: float) -> split.HeldOut:
+    """The held-out split of every run on this data.
+
+    Raises:
+        UserError: when it leaves nothing to validate on.
+    """
+    carved = split.held_out(data, share, HELD_OUT_SEED)
+    if not len(carved.items):
+        raise UserError(
+            f"a validation share of {share:g} carves nothing: no user has training items to spare (the most is "
+            f"{np.diff(data.train_indptr).max(initial=0)}, and every item keeps one user); give a larger --valid-share "
+            "(up to 0.5), more data, or --protocol paper"
+        )
+    return carved
 
 
 def _check_users(data: Interactions, folder: Path) -> None:
