@@ -125,9 +125,24 @@ def load_data(params: Mapping[str, Any], protocol: str, share: float) -> RunData
     work = folder.parent / ".cache"
     if protocol == "paper":
         return RunData(folder, interactions, interactions, None, {}, work)
-    carved = split.held_out(interactions, share, HELD_OUT_SEED)
-    _check_validation(carved, interactions, share)
+    carved = carve(interactions, share)
     return RunData(folder, interactions, carved.training, carved, {}, work)
+
+
+def carve(data: Interactions, share: float) -> split.HeldOut:
+    """The held-out split of every run on this data.
+
+    Raises:
+        UserError: when it leaves nothing to validate on.
+    """
+    carved = split.held_out(data, share, HELD_OUT_SEED)
+    if not len(carved.items):
+        raise UserError(
+            f"--valid-share {share:g} leaves no validation item: no user has training items to spare (the most is "
+            f"{np.diff(data.train_indptr).max(initial=0)}, and every item keeps one user); take a larger share "
+            "(up to 0.5), more data, or --protocol paper"
+        )
+    return carved
 
 
 def _check_users(data: Interactions, folder: Path) -> None:
@@ -137,15 +152,6 @@ def _check_users(data: Interactions, folder: Path) -> None:
         raise UserError(
             f"{folder}: user {data.user_ids[cold[0]]}{more} has test items but no training history; "
             "mml data import --drop-cold-users leaves such users out"
-        )
-
-
-def _check_validation(carved: split.HeldOut, data: Interactions, share: float) -> None:
-    if not len(carved.items):
-        longest = int(np.diff(data.train_indptr).max())
-        raise UserError(
-            f"--valid-share {share:g} leaves no validation item: of no user's list (the longest has {longest}) is it "
-            "one item that train can spare; take a larger share, or --protocol paper"
         )
 
 

@@ -173,6 +173,8 @@ def test_csv_import_keeps_text_ids(tmp_path):
         ("user,item\na,\n", "line 2: the item is empty"),
         ("user,item\n", "holds no row"),
         ('user,item\na,"b^c"\n', r"item id 'b\^c' cannot be used"),
+        ("user,item\na,b,5\nc,d,4\n", "rows have more values than the header"),
+        ("", "is empty; its first line must be a header"),
     ],
 )
 def test_bad_csv_imports(tmp_path, content, says):
@@ -180,6 +182,29 @@ def test_bad_csv_imports(tmp_path, content, says):
     with pytest.raises(UserError, match=says):
         import_csv("bad", text(tmp_path, "bad.csv", content), good, tmp_path / "d")
     assert not (tmp_path / "d" / "bad").exists()
+
+
+def test_repeated_and_known_interactions_are_left_out_and_counted(tmp_path):
+    train = text(tmp_path, "a.csv", "user,item\na,x\na,x\na,y\nb,y\n")
+    test = text(tmp_path, "b.csv", "user,item\na,z\na,z\nb,y\nb,x\nnew,x\n")
+    folder = import_csv("mine", train, test, tmp_path / "d", drop_cold_users=True, distinct=True)
+    data = load(folder)
+    named = [
+        {(data.user_ids[u], data.item_ids[i]) for u, i in zip(*pairs)}
+        for pairs in ((data.train_users, data.train_items), (data.test_users, data.test_items))
+    ]
+    assert named == [{("a", "x"), ("a", "y"), ("b", "y")}, {("a", "z"), ("b", "x")}]
+    assert (len(data.train_items), len(data.test_items)) == (3, 2)
+    assert json.loads((folder / "dataset.json").read_text())["notes"][:4] == [
+        "1 repeated training interactions were left out",
+        "1 repeated test interactions were left out",
+        "1 test interactions that are in train were left out",
+        "1 test users without training history were left out",
+    ]
+    with pytest.raises(
+        UserError, match=r"no test interaction is left to measure with: .*3 test interactions that are in train"
+    ):
+        import_csv("same", train, train, tmp_path / "d", distinct=True)
 
 
 def test_a_known_name_must_hold_the_known_data(tmp_path, monkeypatch):
