@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 RUFF_PATHS := mml_plugin model_zoo tests benchmarks examples run_expid.py run_param_tuner.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-gpu test-report lint types lock matrix clean
+.PHONY: help quickstart test test-slow test-gpu test-report test-docs test-hosts lint types lock matrix clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

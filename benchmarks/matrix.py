@@ -75,7 +75,7 @@ def build(stack: Stack, python: str, folder: Path) -> Path:
     """Make the environment and return its Python; uv, because pip needs more than ten minutes for the old pins."""
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if uv is None:
-        raise SystemExit("uv is not installed; it comes with the extra `dev`: pip install -e .[dev]")
+        raise SystemExit("uv is not installed: pip install uv")
     subprocess.run([uv, "venv", "--clear", "--quiet", "--python", python, str(folder)], check=True)
     inner = folder / "bin" / "python"
     pip = [uv, "pip", "install", "--quiet", "--python", str(inner)]

@@ -2,38 +2,82 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
+
+IMPORTER = "<frozen importlib._bootstrap>"
+LOOK_EVERY = 0.02  # seconds
+
+
+class _Remember:
+    """A handler of SIGINT that raises KeyboardInterrupt, as Python's own does, and remembers that it did.
+
+    An import is let finish first: a library that is torn out of its import fails with an error of another kind, goes
+    on without what it wanted, or aborts the process. A second press does not wait.
+    """
+
+    def __init__(self) -> None:
+        self.pressed = self.waiting = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.pressed = True
+        if importing(frame) and not self.waiting:
+            self.waiting = True
+            threading.Thread(target=self.press_after_import, daemon=True).start()
+            return
+        self.waiting = False
+        raise KeyboardInterrupt
+
+    def press_after_import(self) -> None:
+        """Press again once the main thread imports nothing any more."""
+        main = threading.main_thread().ident
+        while self.waiting and importing(sys._current_frames().get(main or 0)):
+            time.sleep(LOOK_EVERY)
+        if self.waiting:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C was pressed."""
+        if self.pressed:
+            raise KeyboardInterrupt
+
+
+def importing(frame: FrameType | None) -> bool:
+    """Whether an import is under way in a frame or a caller of it."""
+    while frame is not None:
+        if frame.f_code.co_filename == IMPORTER:
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], None]]:
     """Yields a check to be called now and then: it raises KeyboardInterrupt when an earlier Ctrl-C came to nothing.
 
-    Python runs a signal's handler wherever it happens to be, also in callbacks whose exceptions it prints and drops:
-    when a data loader forks, or in a destructor. There the training would go on as if nobody had pressed anything. Does
-    nothing outside the main thread or where somebody else handles (or ignores) the signal.
+    Python runs a signal's handler wherever it happens to be, also where the exception is printed and dropped (when a
+    data loader forks, in a destructor) or taken for something else (by a library that catches everything). There the
+    training would go on as if nobody had pressed anything. A block inside another shares its memory. Does nothing
+    outside the main thread or where somebody else handles (or ignores) the signal.
     """
-    pressed = False
-
-    def remember(number: int, frame: Any) -> None:
-        nonlocal pressed
-        pressed = True
-        raise KeyboardInterrupt
-
-    def check() -> None:
-        if pressed:
-            raise KeyboardInterrupt
-
+    handler: Any = signal.getsignal(signal.SIGINT)
+    if isinstance(handler, _Remember):
+        yield handler.check
+        return
+    remember = _Remember()
     own = threading.current_thread() is threading.main_thread()
-    if not own or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield check
+    if not own or handler is not signal.default_int_handler:
+        yield remember.check
         return
     signal.signal(signal.SIGINT, remember)
     try:
-        yield check
+        yield remember.check
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)

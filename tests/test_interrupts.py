@@ -1,7 +1,11 @@
+import importlib
 import signal
+import sys
+import time
 
 import pytest
 
+from mml_plugin.cli import main
 from mml_plugin.interrupts import interruptible
 
 
@@ -37,3 +41,55 @@ def test_somebody_elses_handler_stays():
     finally:
         signal.signal(signal.SIGINT, previous)
     assert seen == [signal.SIGINT]
+
+
+def test_a_press_taken_for_another_error_stops_the_command(monkeypatch, capsys):
+    """Libraries catch whatever an import raises and go on, half imported."""
+
+    def losses():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except BaseException:
+            raise ImportError("numpy has no attribute 'nonzero'") from None
+
+    monkeypatch.setattr("mml_plugin.cli.losses.losses.callback", lambda name: losses())
+    assert main(["losses"]) == 130
+    assert capsys.readouterr().err.strip() == "stopped"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_block_inside_another_remembers_the_same_press():
+    with interruptible() as outer, interruptible() as inner:
+        PressedWhileDying()
+        for check in (inner, outer):
+            with pytest.raises(KeyboardInterrupt):
+                check()
+    with interruptible() as check:
+        check()
+
+
+def test_an_import_is_let_finish_first(tmp_path, monkeypatch):
+    """Pressed while a module loads: the module is whole, and then the press counts."""
+    (tmp_path / "slow_module.py").write_text(
+        "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(0.1)\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def begin():
+        importlib.import_module("slow_module")
+        time.sleep(10)
+
+    with interruptible(), pytest.raises(KeyboardInterrupt):
+        begin()
+    assert sys.modules.pop("slow_module").whole
+
+
+def test_a_second_press_does_not_wait_for_the_import(tmp_path, monkeypatch):
+    (tmp_path / "slower_module.py").write_text(
+        "import signal, time\nsignal.raise_signal(signal.SIGINT)\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(10)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with interruptible(), pytest.raises(KeyboardInterrupt):
+        importlib.import_module("slower_module")
+    assert "slower_module" not in sys.modules

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from mml_plugin.errors import UserError, nearest
+from mml_plugin.interrupts import interruptible
 from mml_plugin.threads import spin_less_when_busy
 
 # command -> "module:attribute" of its click command
@@ -73,8 +74,15 @@ def main(argv: Sequence[str] | None = None, default_config: Path | None = None) 
     """
     spin_less_when_busy()
     settings = Settings(default_config or Path("config"))
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = cli.main(args=list(sys.argv[1:] if argv is None else argv), standalone_mode=False, obj=settings)
+        with interruptible() as check_interrupt:
+            try:
+                code = cli.main(args=words, standalone_mode=False, obj=settings)
+            except Exception:
+                # An import that a Ctrl-C breaks may end as any error: what counts is that the user wanted to stop.
+                check_interrupt()
+                raise
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         return 2

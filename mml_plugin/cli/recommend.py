@@ -31,9 +31,9 @@ def recommend(run: Path, users: tuple[str, ...], everybody: bool, k: int, output
     if output is not None and everybody:
         written, cold = recommend_all(saved, output, k, progress=sys.stderr.isatty())
         left_out = f"; {cold} cold users without training interactions were left out" if cold else ""
-        click.echo(f"wrote {output}: {k} items for each of {written} users{left_out}")
+        click.echo(f"wrote {output}: up to {k} items for each of {written} users{left_out}")
         return
-    for user in users:
+    for user, items in [(user, recommend(saved, user, k)) for user in users]:
         click.echo(f"user {user}")
-        for rank, (item, score) in enumerate(recommend(saved, user, k), start=1):
+        for rank, (item, score) in enumerate(items, start=1):
             click.echo(f"{rank:>4}  {item:<20} {score:.6f}")

@@ -215,7 +215,8 @@ def _sentence(expid: str, error: ValidationError, where: Mapping[str, str]) -> s
     first = error.errors()[0]
     key = str(first["loc"][0])
     if key in REGULARIZERS:
-        return f"{where[key]}: {key} must be a number >= 0, l2(x), l1(x) or l1_l2(x,y), got {first['input']!r}"
+        allowed_forms = "a number >= 0, l2(x), l1(x), l1_l2(x,y) or empty for none"
+        return f"{where[key]}: {key} must be {allowed_forms}, got {first['input']!r}"
     path = key + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"][1:] if not _is_variant(p))
     if first["type"] == "missing" and len(first["loc"]) == 1:
         return f"experiment {expid} has no {key}, which the run needs"

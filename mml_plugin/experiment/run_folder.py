@@ -107,7 +107,10 @@ class RunFolder:
     def read_result(self) -> dict[str, Any]:
         """The content of ``result.json``; a :class:`UserError` when it is missing or damaged."""
         try:
-            return json.loads(self.result.read_text(encoding="utf-8"))
+            content = json.loads(self.result.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("it holds no JSON object")
+            return content
         except FileNotFoundError:
             raise UserError(f"{self.path} holds no result.json: the run has not finished") from None
         except (ValueError, OSError) as error:

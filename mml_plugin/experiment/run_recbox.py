@@ -75,9 +75,10 @@ def train(context: Context) -> Trained:
 
     started = time.monotonic()
     data = prepare_data(context.params, context.request.protocol, context.request.valid_share)
+    _check_rows(context.params, data)
     params = {**context.params, **data.paths, "model_root": str(context.folder.path / "recbox")}
     params.pop("test_data", None)
-    with recbox.registered(), _scratch(context.folder) as work:
+    with recbox.registered(), trainer.killed_workers_named(), _scratch(context.folder) as work:
         write_users(data.training, work / "users.csv")
         params["test_data"] = str(work / "users.csv")
         model, train_gen, valid_gen, params = prepare_training(
@@ -106,6 +107,15 @@ def train(context: Context) -> Trained:
         return _finish(context, data, params, (model, train_gen, valid_gen), fit, stages)
 
 
+def _check_rows(params: dict[str, Any], data: RunData) -> None:
+    """recbox cuts every file to ``nrows``, the item corpus too, and then meets items that are not in it."""
+    items = data.interactions.num_items
+    if params.get("nrows") is not None and params["nrows"] < items:
+        raise UserError(
+            f"nrows: {params['nrows']} would cut the item corpus, which has {items} rows; give at least {items}"
+        )
+
+
 def _check_same_data(params: dict[str, Any], data: RunData) -> None:
     """recbox read ``train.csv``; ids, masks, fingerprint and seen items come from ``train.txt`` where there is one."""
     if params.get("nrows") is not None:
@@ -117,6 +127,26 @@ def _check_same_data(params: dict[str, Any], data: RunData) -> None:
             f"{data.folder}: train.csv and train.txt hold different interactions ({len(items):,} and "
             f"{len(data.training.train_items):,}); import the data set again, or remove the one that is wrong"
         )
+
+
+def _what_was_read(
+    params: dict[str, Any], data: RunData, train_gen: Any, valid_gen: Any, reported: Any
+) -> dict[str, Any]:
+    """The summary of the data for ``result.json``: with ``nrows``, counts of the rows that recbox read."""
+    summary = data.summary()
+    if params.get("nrows") is None:
+        return summary
+    train, valid, test = (
+        sum(len(items) for items in generator.user2items_dict.values())
+        for generator in (train_gen, valid_gen, reported)
+    )
+    return summary | {
+        "nrows": params["nrows"],
+        "users": sum(map(bool, train_gen.user2items_dict.values())),
+        "train": train + (valid if data.held_out is not None else 0),
+        "test": test,
+        "trained_on": train,
+    }
 
 
 def _parameters(params: dict[str, Any]) -> str:
@@ -167,7 +197,9 @@ def _finish(
     queries, user_vectors, item_vectors = evaluation.vectors(model, users_gen)
     row_of = {query: row for row, query in enumerate(convert.query_index(data.interactions).tolist())}
     vectors = np.full((data.interactions.num_users, user_vectors.shape[1]), np.nan, np.float32)
-    vectors[[row_of[q] for q in queries.tolist()]] = user_vectors
+    # With nrows the loader has users of whom no row was read; recbox's look-ups give them an empty list.
+    trained = [position for position, q in enumerate(queries.tolist()) if train_gen.user2items_dict.get(q)]
+    vectors[[row_of[q] for q in queries[trained].tolist()]] = user_vectors[trained]
     validation: dict[str, float] = {}
     reported, masked = valid_gen, train_gen
     if data.held_out is not None:
@@ -192,7 +224,7 @@ def _finish(
         item_vectors=item_vectors,
         per_user={"user_row": rows, **per_user},
         seen=(data.interactions.train_users, data.interactions.train_items),
-        data=data.summary(),
+        data=_what_was_read(params, data, train_gen, valid_gen, reported),
         backend="recbox",
         stages=stages,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ class SampledLoss(nn.Module):
     """A loss on the scores of one positive and N sampled negatives per row.
 
     A subclass writes :meth:`compute`. Hyper-parameters that are tensors are buffers outside the
-    ``state_dict``: they follow the module to a device and leave a host's checkpoints as they were.
+    ``state_dict``: they follow the module to a device, keep their type, and leave a host's checkpoints as they were.
 
     Attributes:
         needs_users: whether ``forward`` must be given ``users``.
@@ -53,6 +54,17 @@ class SampledLoss(nn.Module):
         if self.needs_users:
             return self.compute(scores[:, 0], scores[:, 1:], self.checked_users(users, scores))
         return self.compute(scores[:, 0], scores[:, 1:])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SampledLoss:
+        # model.bfloat16() reaches the losses in it, and a margin of 0.9 would become 0.8984.
+        exact = dict(self._buffers)
+        super()._apply(lambda tensor: fn(tensor.float()), recurse)
+        for name, buffer in exact.items():
+            moved = self._buffers[name]
+            if buffer is not None and moved is not None:
+                # Apple's GPUs have no float64.
+                self._buffers[name] = buffer.to(moved.device, torch.float32 if moved.is_mps else buffer.dtype)
+        return self
 
     def checked(self, y_pred: Tensor, y_true: Tensor | None) -> Tensor:
         """The scores as float32 or wider; a ValueError for a wrong shape or type."""

@@ -16,6 +16,8 @@ from mml_plugin.data.store import build_folder
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.serving.saved_run import SavedRun
 
+ABOUT = "export.json"
+
 
 @dataclass(frozen=True)
 class Vectors:
@@ -38,15 +40,18 @@ def export(run: SavedRun, format: str, output: Path, cosine: bool = False, overw
         format: one of ``FORMATS``.
         output: the folder to make; it appears when it is complete.
         cosine: scale every vector to length 1, so that the inner product is the cosine.
-        overwrite: replace ``output``.
+        overwrite: replace ``output`` where it is an earlier export.
 
     Raises:
-        UserError: for an unknown format, an existing folder, and ``cosine`` for vectors that hold an item bias.
+        UserError: for an unknown format, an existing folder (and always for one that is no export), and ``cosine`` for
+            vectors that hold an item bias.
     """
     if format not in FORMATS:
         raise UserError(f"--format {format!r} is unknown; {nearest(format, FORMATS)}")
     if output.exists() and not overwrite:
         raise UserError(f"{output} is already there; --overwrite replaces it")
+    if output.exists() and not (output / ABOUT).is_file():
+        raise UserError(f"{output} is no earlier export (it holds no {ABOUT}), so --overwrite does not replace it")
     if cosine and run.has_bias:
         raise UserError("--cosine would change the ranking: the vectors' last column is an item bias")
     users, items = run.user_vectors[run.warm], run.item_vectors
@@ -67,7 +72,7 @@ def export(run: SavedRun, format: str, output: Path, cosine: bool = False, overw
 
     def fill(folder: Path) -> None:
         FORMATS[format](vectors, folder)
-        (folder / "export.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
     build_folder(output, fill)
     return output

@@ -16,6 +16,8 @@ from mml_plugin.files import atomic_write
 from mml_plugin.serving.saved_run import SavedRun
 
 USERS_PER_PART = 4096
+# The recommended items' vectors of one part, gathered for their scores: 128 MB.
+FLOATS_PER_PART = 1 << 25
 
 
 def recommend(run: SavedRun, user: str, k: int = 20) -> list[tuple[str, float]]:
@@ -50,10 +52,10 @@ def recommend_all(run: SavedRun, path: Path, k: int = 20, progress: bool = False
     import pyarrow.parquet as pq
 
     schema = pa.schema([("user", pa.string()), ("rank", pa.int32()), ("item", pa.string()), ("score", pa.float32())])
-    k = _checked(k)
+    k = min(_checked(k), len(run.item_ids))
     warm = run.warm.nonzero().flatten()
     with atomic_write(path, "wb") as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
-        for rows in _parts(warm, progress):
+        for rows in _parts(warm, k * run.item_vectors.shape[1], progress):
             top, scores = (t.numpy() for t in _best(run, rows, k))
             row, rank = np.nonzero(top >= 0)
             columns = [run.user_ids[rows.numpy()[row]], rank + 1, run.item_ids[top[row, rank]], scores[row, rank]]
@@ -68,11 +70,12 @@ def _checked(k: int) -> int:
     return k
 
 
-def _parts(rows: Tensor, progress: bool) -> Iterator[Tensor]:
+def _parts(rows: Tensor, floats_per_user: int, progress: bool) -> Iterator[Tensor]:
     from tqdm import tqdm
 
+    size = max(1, min(USERS_PER_PART, FLOATS_PER_PART // floats_per_user))
     with tqdm(total=len(rows), unit=" users", disable=not progress) as bar:
-        for part in rows.split(USERS_PER_PART):
+        for part in rows.split(size):
             yield part
             bar.update(len(part))
 

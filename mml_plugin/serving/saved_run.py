@@ -107,7 +107,8 @@ def load_run(path: Path) -> SavedRun:
     result = folder.read_result()
     found = result.get("run_format", 1)
     if found != RUN_FORMAT:
-        writer = result.get("versions", {}).get("mml_plugin", "of another version")
+        versions = result.get("versions")
+        writer = versions.get("mml_plugin") if isinstance(versions, dict) else "of another version"
         raise UserError(
             f"{path} was written by mml_plugin {writer} in run format {found}, and this version reads format "
             f"{RUN_FORMAT}; read it with that version, or train it again with --overwrite"
@@ -193,6 +194,9 @@ def item_lists(users: np.ndarray, items: np.ndarray, num_users: int) -> ItemList
 def _params(folder: RunFolder) -> dict[str, Any]:
     try:
         content = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-        return dict(next(iter(content.values())))
-    except (yaml.YAMLError, OSError, AttributeError, StopIteration, TypeError, ValueError) as error:
+    except (yaml.YAMLError, OSError, ValueError) as error:
         raise UserError(f"{folder.config} cannot be read: {str(error).splitlines()[0]}") from None
+    blocks = list(content.values()) if isinstance(content, dict) else []
+    if len(blocks) != 1 or not isinstance(blocks[0], dict) or not isinstance(blocks[0].get("train_data"), str):
+        raise UserError(f"{folder.config} cannot be read: it does not hold one experiment with its train_data")
+    return blocks[0]

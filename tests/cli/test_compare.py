@@ -137,7 +137,7 @@ OWN = ["--train", "my_train.csv", "--test", "my_test.csv", "--losses"]
         (["MF_tiny_ccl", "MF_tiny_mml", "--protocol", "papr"], "protocol 'papr' is unknown; did you mean 'paper'"),
         (["--train", "my_train.csv"], "give either experiments, or all three"),
         (["--train", "no.csv", "--test", "my_test.csv", "--losses", "ccl,mml"], "there is no file no.csv"),
-        (["--train", "few.csv", "--test", "my_test.csv", "--losses", "ccl,mml"], "share of 0.1 carves nothing"),
+        (["--train", "few.csv", "--test", "my_test.csv", "--losses", "ccl,mml"], "share 0.1 leaves no validation item"),
         ([*OWN, "ccl,mlm"], "there is no loss 'mlm'"),
         ([*OWN, "ccl"], "at least two different losses"),
         ([*OWN, "ccl,mml", "--model", "MFF"], "no model 'MFF'"),

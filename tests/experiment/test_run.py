@@ -20,6 +20,7 @@ from mml_plugin.data.interactions import load
 from mml_plugin.experiment.run import RunRequest, run
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
+COUNTS = ("train", "test", "trained_on")
 SMALL = ("epochs=2", "verbose=0", "num_workers=0", "embedding_dim=8", "num_negs=10")
 
 
@@ -102,6 +103,40 @@ def test_held_out_reads_test_once_and_masks_validation(monkeypatch):
     assert found == pytest.approx(result["metrics"]["Recall(k=20)"], abs=1e-6)
 
 
+def test_nrows_reports_the_rows_that_were_read():
+    rows = pd.read_csv("data/synth/train.csv")[:200]
+    folder = go(runs="rows", more=("nrows=200", "epochs=1"))
+    found = folder.read_result()["data"]
+    expected = {
+        "nrows": 200,
+        "users": rows.user_id.nunique(),
+        "items": 120,
+        "train": 200,
+        "test": 200,
+        "trained_on": 200,
+    }
+    assert len(pd.read_csv("data/synth/test.csv")) > 200
+    assert {key: found[key] for key in expected} == expected
+    users = load_file(folder.embeddings)["users"]
+    ids = pd.read_parquet(folder.ids)
+    ids = ids[ids.side == "user"].id[~np.isnan(users).any(axis=1)]
+    assert set(ids) == set(rows.user_id.astype(str))
+
+
+@pytest.mark.parametrize("what", ["is killed by signal: Killed. ", "exited unexpectedly"])
+def test_a_killed_loader_is_one_sentence(what, capsys, monkeypatch):
+    """The texts are torch's."""
+    from mml_plugin.hosts.recbox import trainer
+
+    def train(*_):
+        raise RuntimeError(f"DataLoader worker (pid{'(s)' if 'exited' in what else ''} 77) {what}")
+
+    monkeypatch.setattr(trainer._Loop, "_one_epoch", train)
+    words = [w for text in SMALL for w in ("--set", text)]
+    assert main(["train", "--config", str(CONFIG), "--expid", "MF_tiny_mml", "--runs", "killed", *words]) == 2
+    assert "(pid 77) " in capsys.readouterr().err
+
+
 def test_an_interrupted_run_resumes_to_the_same_end(monkeypatch):
     from mml_plugin.experiment.run import Context
 
@@ -160,6 +195,7 @@ def test_a_finished_run_is_not_overwritten_unasked(capsys):
         (["--resume", "--overwrite"], "exclude each other"),
         (["--valid-share", "0.2"], "--valid-share is for --protocol held-out"),
         (["--set", "gpu=0"], "--set gpu: nothing would read it; --gpu names the GPU"),
+        (["--set", "nrows=100"], "nrows: 100 would cut the item corpus, which has 120 rows"),
         (["--set", "model_root=x"], "--set model_root: nothing would read it"),
         (["--seed", "7", "--resume"], "holds nothing to resume"),
         (["--runs", "data/synth/train.txt/x"], "cannot write"),

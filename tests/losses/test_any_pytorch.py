@@ -77,6 +77,22 @@ def test_half_precision_scores_are_computed_in_float32(name, dtype):
     torch.testing.assert_close(gradient, wanted_gradient.to(dtype))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_in_half_precision_leaves_its_loss_exact(name):
+    model = torch.nn.ModuleDict({"loss": example(name)})
+    y = cosines(dtype=torch.float64)
+    wanted = call(example(name), y).item()
+    for change in (lambda m: m.bfloat16(), lambda m: m.half(), lambda m: m.to(torch.float32), lambda m: m.double()):
+        assert call(change(model)["loss"], y).item() == wanted
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shapes_can_be_traced_without_data(name):
+    loss = example(name).to("meta")
+    y = torch.empty(6, 10, device="meta")
+    assert loss(y, y, torch.empty(6, dtype=torch.int64, device="meta")).shape == ()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", NAMES)
 def test_autocast_gives_finite_values_and_gradients(name, dtype):

@@ -81,7 +81,26 @@ def test_mistakes_are_one_sentence(written, capsys):
     assert export(written, "--format", "npz") == 2
     assert "--overwrite replaces it" in capsys.readouterr().err
     assert export(written, "--format", "npz", "--overwrite") == 0
-    config = {"MF_x": {"similarity_score": "cosine", "enable_bias": True}}
+    (written.path / "mine").mkdir()
+    (written.path / "mine" / "letter.txt").write_text("dear all")
+    assert export(written, "--format", "npz", "--overwrite", "--output", str(written.path / "mine")) == 2
+    assert "is no earlier export" in capsys.readouterr().err
+    assert (written.path / "mine" / "letter.txt").read_text() == "dear all"
+    config = {"MF_x": {"train_data": "./train.csv", "similarity_score": "cosine", "enable_bias": True}}
     (written.path / "config.yaml").write_text(yaml.safe_dump(config))
     assert export(written, "--format", "csv", "--cosine") == 2
     assert "the vectors' last column is an item bias" in capsys.readouterr().err
+
+
+def test_an_interrupted_export_leaves_what_was_there(written, monkeypatch):
+    """Ctrl-C when the vectors are written and the description is not."""
+    assert export(written, "--format", "npz") == 0
+    before = {p: p.read_bytes() for p in written.path.rglob("*") if p.is_file()}
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(json, "dumps", stop)
+    assert export(written, "--format", "npz", "--overwrite") == 130
+    assert export(written, "--format", "csv") == 130
+    assert {p: p.read_bytes() for p in written.path.rglob("*") if p.is_file()} == before

@@ -56,6 +56,15 @@ def test_all_users_stream_into_one_parquet_file(written, monkeypatch, capsys, tm
     }
 
 
+def test_many_items_per_user_come_in_smaller_parts(written, monkeypatch, tmp_path):
+    """k beyond the catalogue is the catalogue; 50 items of 6 numbers for 59 users do not fit 900 numbers at once."""
+    monkeypatch.setattr(serving, "FLOATS_PER_PART", 900)
+    written_users, _ = serving.recommend_all(load_run(written.path), tmp_path / "all.parquet", k=10_000)
+    file = pq.ParquetFile(tmp_path / "all.parquet")
+    assert file.num_row_groups == np.ceil(written_users / 3)
+    assert file.metadata.num_rows == sum(ITEMS - len(written.seen[u]) for u in range(USERS) if u != COLD)
+
+
 def test_a_failed_batch_leaves_no_file(written, monkeypatch, tmp_path):
     monkeypatch.setattr(serving, "_best", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -69,14 +78,16 @@ def test_a_failed_batch_leaves_no_file(written, monkeypatch, tmp_path):
         (["--user", "u0ZZ"], "there is no user 'u0ZZ' in"),
         (["--user", "nothing like it"], "its 60 ids look like 'u"),
         ([], "give --user ID"),
+        (["--user", "u001", "--user", "u0ZZ"], "there is no user 'u0ZZ' in"),
         (["--all"], "add --output FILE.parquet"),
         (["--user", "u001", "--output", "x"], "--output belongs to --all"),
     ],
 )
 def test_mistakes_are_one_sentence(written, capsys, words, says):
     assert main(["recommend", str(written.path), *words]) == 2
-    error = capsys.readouterr().err
+    printed, error = capsys.readouterr()
     assert says in error
+    assert not printed
     assert error.count("\n") == 1
 
 

@@ -37,6 +37,22 @@ def test_a_missing_or_damaged_file_is_named(written, name, damage):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("result.json", "[]", r"result\.json cannot be read: it holds no JSON object"),
+        ("result.json", '{"run_format": 9, "versions": 3}', "written by mml_plugin of another version in run format 9"),
+        ("config.yaml", "MF_x: {}", "it does not hold one experiment with its train_data"),
+        ("config.yaml", "- MF_x", "it does not hold one experiment"),
+        ("config.yaml", "MF_x: {train_data: 3}", "it does not hold one experiment with its train_data"),
+    ],
+)
+def test_well_formed_files_of_another_content_are_refused(written, name, text, says):
+    (written.path / name).write_text(text)
+    with pytest.raises(UserError, match=says):
+        load_run(written.path)
+
+
 def test_no_folder(tmp_path):
     with pytest.raises(UserError, match="there is no run folder"):
         load_run(tmp_path / "nowhere")

@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import math
 import random
+import re
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,23 @@ from mml_plugin.records import EpochRecord
 from mml_plugin.states import check_same, check_same_data, read_state, write_state
 
 STATE_VERSION = 2
+
+
+@contextmanager
+def killed_workers_named() -> Iterator[None]:
+    """A loader's worker that the system killed, as a :class:`UserError` of one sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(
+            r"DataLoader worker \(pid\S* ([\d, ]+)\) (is killed by signal: [\w ]+|exited unexpectedly)", str(error)
+        )
+        if found is None:
+            raise
+        raise UserError(
+            f"a process that loads data (pid {found[1]}) {found[2].strip()}, most often because memory ran out; "
+            "num_workers 0 needs none, and --resume goes on after the last finished epoch"
+        ) from error
 
 
 @dataclass(frozen=True)
