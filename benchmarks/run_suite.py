@@ -11,6 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mml_plugin.devices import resolve_device
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.cells import DONE, MISSING, Matcher, Outcome, Runner
 from mml_plugin.experiment.collect import Collector, slim
@@ -60,19 +61,22 @@ def run_suite(options: argparse.Namespace) -> int:
     """Run, collect, report."""
     path = Path(options.suite) if options.suite.endswith((".yaml", ".yml")) else SUITES / f"{options.suite}.yaml"
     suite = read_suite(path)
+    resolve_device(options.gpu)
     if not options.no_report:
         check_installed()
     stem = options.results / f"suite_{path.stem}"
     if suite.kind == "data":
         return data_suite(suite, stem, options)
     cells = make_cells(suite, options.config, options.runs, options.gpu, _seeds(options.seeds), where=str(path))
+    # The report's holes are the whole suite's, whatever part of it is run now.
+    whole = cells if options.seeds is None else make_cells(suite, options.config, options.runs, options.gpu)
     if options.chosen:
         cells = standing(cells, stem)
     if options.list:
         for cell in cells:
             print(f"{'finished' if cell.folder.finished else 'open':<9} {cell.name}  {cell.group}: {cell.label}")
         return 0
-    collector = Collector(stem, cells, hide=ROOT)
+    collector = Collector(stem, merged(whole, cells), hide=ROOT)
     outcomes = work(chosen(cells, options.only), collector, options)
     collector.add_bootstraps()
     if not options.no_report:
@@ -87,6 +91,11 @@ def _seeds(text: str | None) -> list[int] | None:
         return [int(word) for word in text.split(",")]
     except ValueError:
         raise UserError(f"--seeds {text!r}: write whole numbers with commas between") from None
+
+
+def merged(*lists: list[Cell]) -> list[Cell]:
+    """The cells of all lists, each once."""
+    return list({cell.name: cell for cells in lists for cell in cells}.values())
 
 
 def chosen(cells: list[Cell], only: list[str] | None) -> list[Cell]:

@@ -6,13 +6,14 @@ Usage, from a folder that holds ``data/yelp18`` and ``data/gowalla``::
     python benchmarks/speed.py --device cuda      # the fast engine's cases on GPU 0
     python benchmarks/speed.py --case yelp-ccl-100 --rounds 5
     python benchmarks/speed.py --sweep            # how cost grows with catalogue and interactions
+    python benchmarks/speed.py --sampler          # what popularity and exclusion add to a draw
     python benchmarks/speed.py --table            # rewrite docs/speed.md from the rows
 
 Every measurement is a process of its own; recbox and the backends take turns (A B A B), and a row is the median of its
 rounds. recbox draws an epoch's negatives before the first batch, so its rows are timed on a share of the training rows
 (drawn evenly, at least one of each user, histories whole) and scaled: ``rows`` says how many were trained,
-``full_memory_gb`` what the whole epoch's draw would need. A fast row with less than a whole epoch's
-steps is scaled likewise.
+``full_memory_gb`` what the whole epoch's draw would need. A fast row with less than a whole epoch's steps is scaled
+likewise. The samplers take turns within one process, on the same training rows, and are compared round by round.
 
 On a GPU ``floor_seconds`` is what an epoch would take if every byte that it cannot avoid moved at the device's own copy
 speed (``copy_gb_per_second``, measured in the same process), and ``floor_share`` that over the epoch's seconds. A share
@@ -30,6 +31,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "speed.csv"
 SWEEP = ROOT / "benchmarks" / "results" / "speed_sweep.csv"
+SAMPLER = ROOT / "benchmarks" / "results" / "speed_sampler.csv"
 DOCS = ROOT / "docs" / "speed.md"
 README = ROOT / "README.md"
 
@@ -258,7 +261,9 @@ def build(job: dict[str, Any]) -> Any:
     from mml_plugin.experiment.dataset import load_data
     from mml_plugin.registry import build_loss, margins_of
 
-    experiment = load_experiment(ROOT / "config", job["expid"], [f"num_negs={job['negatives']}", "verbose=0"])
+    experiment = load_experiment(
+        ROOT / "config", job["expid"], [f"num_negs={job['negatives']}", "verbose=0", *job.get("set", [])]
+    )
     params = experiment.params
     device = resolve_device(0 if job["device"] == "cuda" else -1)
     data = load_data(params, "paper", 0.1)
@@ -477,14 +482,92 @@ def sweep(device: str) -> None:
         write(SWEEP, [row], SWEEP_COLUMNS, ("items", "interactions", "backend", "device"))
 
 
-WORKERS = {"recbox": recbox_worker, "fast": fast_worker, "sweep": sweep_worker}
+SAMPLER_CASES = (("MF_yelp_ccl", 100), ("MF_yelp_ccl", 800), ("MF_gowalla_ccl", 100))
+SAMPLERS = {"uniform": [], "popularity": ["popularity_alpha=0.75"], "excluding": ["ignore_pos_items=True"]}
+SAMPLER_COLUMNS = [
+    "expid", "negatives", "kind", "backend", "device", "ns_per_draw", "times_uniform", "step_ms", "times_uniform_step",
+    "draws", "rounds", "ns_per_draw_all", "step_ms_all", "threads",
+    "processor", "cores", "gpu", "torch", "numba", "commit", "date",
+]  # fmt: skip
+
+
+def sampler_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Nanoseconds per draw and milliseconds per step of each kind of sampler, which take turns on the same rows."""
+    import torch
+
+    trainers = {kind: build({**job, "set": changes}) for kind, changes in SAMPLERS.items()}
+    first = trainers["uniform"]
+    batches = min(job["batches"], first.batches_per_epoch)
+    draws = min(first.settings.batch_size * batches, len(first.data.users)) * job["negatives"]
+
+    def drawing(trainer: Any, order: Any, epoch: int) -> float:
+        synchronise(torch, job)
+        began = time.perf_counter()
+        for rows in order:
+            positive = trainer.data.item_ids[trainer.data.items[rows]]
+            trainer.sampler.index(epoch, rows, trainer.data.users[rows], positive, job["negatives"])
+        synchronise(torch, job)
+        return time.perf_counter() - began
+
+    def training(trainer: Any, epoch: int) -> float:
+        trainer.settings.__dict__["max_batches"] = batches
+        began = time.perf_counter()
+        for _ in trainer.steps(epoch):
+            pass
+        synchronise(torch, job)
+        return time.perf_counter() - began
+
+    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in trainers}
+    for epoch in range(1 + job["rounds"]):
+        order = first.backend.shuffled(len(first.data.users), 1, epoch, first.device)
+        order = order.split(first.settings.batch_size)[:batches]
+        for kind, trainer in trainers.items():
+            drawn = drawing(trainer, order, epoch) / draws * 1e9
+            found[kind].append((drawn, training(trainer, epoch) / batches * 1e3))
+    rows = []
+    for kind, measured in found.items():
+        # The first round compiles and warms up.
+        per_draw, per_step = (list(values) for values in zip(*measured[1:]))
+        usual = list(zip(*found["uniform"][1:]))
+        rows.append({
+            "kind": kind, "ns_per_draw": statistics.median(per_draw), "step_ms": statistics.median(per_step),
+            "times_uniform": statistics.median(own / other for own, other in zip(per_draw, usual[0])),
+            "times_uniform_step": statistics.median(own / other for own, other in zip(per_step, usual[1])),
+            "ns_per_draw_all": " ".join(f"{value:.3f}" for value in per_draw),
+            "step_ms_all": " ".join(f"{value:.3f}" for value in per_step),
+        })  # fmt: skip
+    return {"draws": draws, "threads": torch.get_num_threads(), "backend": first.backend.name, "rows": rows}
+
+
+def sampler(device: str, rounds: int, cases: Sequence[tuple[str, int]] = SAMPLER_CASES, batches: int = 200) -> None:
+    """All samplers on all cases."""
+    for expid, negatives in cases:
+        job = {"engine": "sampler", "expid": expid, "negatives": negatives, "device": device, "backend": "auto",
+               "rounds": rounds, "batches": batches}  # fmt: skip
+        measured = measure(job)
+        rows = [{**job, **measured, **row, **provenance()} for row in measured["rows"]]
+        for row in rows:
+            print(
+                f"  {expid} {negatives} {row['kind']}: {row['ns_per_draw']:.2f} ns per draw, "
+                f"{row['times_uniform']:.2f}x uniform; {row['step_ms']:.2f} ms per step, "
+                f"{row['times_uniform_step']:.2f}x uniform", flush=True,
+            )  # fmt: skip
+        write(SAMPLER, rows, SAMPLER_COLUMNS, ("expid", "negatives", "kind", "backend", "device"))
+
+
+WORKERS = {"recbox": recbox_worker, "fast": fast_worker, "sweep": sweep_worker, "sampler": sampler_worker}
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none where there is no file."""
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
 
 
 def table() -> None:
-    """Rewrite the tables of docs/speed.md and the README from the rows."""
+    """Rewrite the tables of docs/speed.md and the README from the rows there are."""
     from mml_plugin.report.table import markdown_table
 
-    rows = list(csv.DictReader(RESULTS.read_text(encoding="utf-8").splitlines()))
+    rows, parts = read(RESULTS), {}
     header = ["case", "engine", "epoch", "times faster", "sampling", "forward, backward", "optimiser", "evaluation",
               "peak memory", "bandwidth floor", "trained rows"]  # fmt: skip
     cells = []
@@ -500,16 +583,25 @@ def table() -> None:
               ("sampling_seconds", "forward_backward_seconds", "optimiser_seconds", "evaluation_seconds")),
             memory, f"{float(r['floor_share']):.0%}" if r.get("floor_share") else "", r["rows"],
         ])  # fmt: skip
-    parts = {"cases": markdown_table(header, cells, left=2)}
-    if SWEEP.exists():
-        grown = list(csv.DictReader(SWEEP.read_text(encoding="utf-8").splitlines()))
+    if rows:
+        parts["cases"] = markdown_table(header, cells, left=2)
+    if grown := read(SWEEP):
         header = ["items", "interactions", "users", "device", "step", "epoch", "ranking per user", "peak memory"]
         cells = [[r["items"], r["interactions"], r["users"], f"{r['backend']}, {r['device']}", f"{r['step_ms']} ms",
                   f"{r['epoch_seconds']} s", f"{r['ranking_ms_per_user']} ms", f"{r['peak_memory_gb']} GB"]
                  for r in grown]  # fmt: skip
         parts["sweep"] = markdown_table(header, cells, left=0)
+    if drawn := read(SAMPLER):
+        header = ["data", "negatives", "draws", "device", "threads", "per draw", "times uniform", "step",
+                  "times uniform"]  # fmt: skip
+        cells = [[r["expid"].split("_")[1], r["negatives"], r["kind"], f"{r['backend']}, {r['device']}", r["threads"],
+                  f"{float(r['ns_per_draw']):.1f} ns", f"{float(r['times_uniform']):.2f}x",
+                  f"{float(r['step_ms']):.2f} ms", f"{float(r['times_uniform_step']):.2f}x"]
+                 for r in drawn]  # fmt: skip
+        parts["sampler"] = markdown_table(header, cells, left=4)
     fill(DOCS, parts)
-    fill(README, {"speed": markdown_table(*short(rows), left=2)})
+    if rows:
+        fill(README, {"speed": markdown_table(*short(rows), left=2)})
 
 
 def short(rows: list[dict[str, str]]) -> tuple[list[str], list[list[str]]]:
@@ -544,6 +636,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--sampler", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -553,12 +646,14 @@ def main() -> None:
         return
     if options.sweep:
         sweep(options.device)
+    elif options.sampler:
+        sampler(options.device, options.rounds)
     elif not options.table:
         only = set(options.engine or ["recbox", "numba", "torch", "reference", "triton"])
         for name in options.case or CASES:
             rows = run_case(name, CASES[name], options.device, options.rounds, only)
             write(RESULTS, rows, COLUMNS, ("case", "engine", "backend", "device"))
-    if DOCS.exists() and RESULTS.exists():
+    if DOCS.exists():
         table()
 
 

@@ -49,3 +49,16 @@ def check_same(path: Path, state: dict[str, Any], **now: Any) -> None:
                 f"{path} was written with {key} {state.get(key)} and this process has {value}: the numbers would "
                 f"differ; use {key} {state.get(key)} or begin anew"
             )
+
+
+def check_same_data(path: Path, state: dict[str, Any], now: str) -> None:
+    """Refuse to go on with other data than a state was trained on; ``now`` names the present ones.
+
+    Raises:
+        UserError: with both names.
+    """
+    if state.get("data") != now:
+        raise UserError(
+            f"{path} was trained on other data (fingerprint {state.get('data')!s:.12}) than are there now "
+            f"(fingerprint {now:.12}): put the old ones back, or begin anew with --overwrite"
+        )

@@ -27,6 +27,13 @@ EXTRA = {"model": "--model", "negatives": "--negatives", "epochs": "--epochs", "
 )
 @click.option("--seeds", type=click.IntRange(1, 100), default=5, show_default=True, help="Runs per experiment.")
 @click.option("--protocol", help="paper (best epoch on test, default) or held-out (default with --train).")
+@click.option(
+    "--valid-share",
+    type=click.FloatRange(0, 0.5, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="With held-out: the share of each user's training items that is carved for validation.",
+)
 @click.option("--engine", default="fast", show_default=True, help="fast, or recbox, the stock pipeline.")
 @click.option("--backend", default="auto", show_default=True, help="How the fast engine computes.")
 @click.option("--gpu", type=int, default=-1, show_default=True, help="The GPU index, -1 for the CPU.")
@@ -46,13 +53,18 @@ def compare(
 
     Either name experiments of the configuration, or give --train, --test and --losses.
     """
+    from mml_plugin.devices import resolve_device
     from mml_plugin.experiment.cells import Matcher
-    from mml_plugin.experiment.run import command_line
+    from mml_plugin.experiment.run import RunRequest, command_line
     from mml_plugin.experiment.side_by_side import exit_code, run_cells, write_report
     from mml_plugin.report.build import Spec
     from mml_plugin.report.needs import check_installed
 
     check_installed()
+    resolve_device(options["gpu"])
+    protocol = options["protocol"] = options["protocol"] or ("paper" if train is None else "held-out")
+    if protocol == "paper" and options["valid_share"] != RunRequest.valid_share:
+        raise UserError("--valid-share is for --protocol held-out; the protocol paper has no validation split")
     matcher = Matcher(options["any_machine"])
     if train is None and test is None and losses is None:
         given = [flag for key, flag in EXTRA.items() if options[key] is not None]
@@ -74,8 +86,8 @@ def _experiments(settings: Any, expids: tuple[str, ...], options: dict[str, Any]
     from mml_plugin.experiment.suite import comparison, make_cells, slug
 
     config_dir = options["config_dir"] or settings.default_config
-    keys = {name: options[name] for name in ("engine", "backend")}
-    suite = comparison(expids, config_dir, protocol=options["protocol"] or "paper", **keys)
+    keys = {name: options[name] for name in ("engine", "backend", "valid_share")}
+    suite = comparison(expids, config_dir, protocol=options["protocol"], **keys)
     first = int(load_experiment(config_dir, expids[0]).params["seed"])
     seeds = list(range(first, first + options["seeds"]))
     runs = options["runs_dir"] or Path("runs")
@@ -92,8 +104,8 @@ def _own(train: Path, test: Path, losses: str, options: dict[str, Any], matcher:
     words = [word.strip() for word in losses.split(",") if word.strip()]
     out = options["out"] or Path("reports") / slug(f"compare-{train.stem}-{'-'.join(words)}")[:100]
     keys = {key: options[key] for key in EXTRA if options[key] is not None}
-    keys |= {name: options[name] for name in ("engine", "backend")}
-    own = prepare(train, test, words, out, protocol=options["protocol"] or "held-out", **keys)
+    keys |= {name: options[name] for name in ("engine", "backend", "valid_share")}
+    own = prepare(train, test, words, out, protocol=options["protocol"], **keys)
     for note in own.notes:
         click.echo(note)
     runs = options["runs_dir"] or out / "runs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -42,15 +43,26 @@ def import_dataset(name: str, source: Path, root: Path, drop_cold_users: bool = 
 
 
 def import_csv(
-    name: str, train: Path, test: Path, root: Path, drop_cold_users: bool = False, overwrite: bool = False
+    name: str,
+    train: Path,
+    test: Path,
+    root: Path,
+    drop_cold_users: bool = False,
+    overwrite: bool = False,
+    distinct: bool = False,
 ) -> Path:
     """Import two CSV files with a ``user`` and an ``item`` column (any text) as data set ``name``.
+
+    Args:
+        name, train, test, root, drop_cold_users, overwrite: as for :func:`import_dataset`.
+        distinct: keep each interaction once, and of test only what train does not hold; noted with the numbers.
 
     Raises:
         UserError: as :func:`import_dataset`, and for a missing column or an empty cell (line named).
     """
     folder = folder_of(root, name)
     frames = [read_pairs_csv(Path(path)) for path in (train, test)]
+    frames, repeated = _distinct(*frames) if distinct else (frames, [])
     users = _order_of_appearance([f[0] for f in frames])
     items = np.unique(np.concatenate([f[1] for f in frames]))
     parts: list[np.ndarray] = []
@@ -62,8 +74,34 @@ def import_csv(
         parts += [np.concatenate([[0], np.cumsum(counts)]), np.searchsorted(items, item)[arranged]]
     data = Interactions(users, items, *parts)
     data, dropped = without_cold_users(data, drop_cold_users, str(test))
-    notes = dropped + _test_only_notes(data)
+    if distinct and not len(data.test_items):
+        said = "; ".join([*repeated, *dropped]) or "it holds none"
+        raise UserError(f"{test}: no test interaction is left to measure with: {said}")
+    notes = repeated + dropped + _test_only_notes(data)
     return store(data, folder, f"{Path(train).name} and {Path(test).name}", tuple(notes), overwrite)
+
+
+Pairs = tuple[np.ndarray, np.ndarray]
+
+
+def _distinct(train: Pairs, test: Pairs) -> tuple[list[Pairs], list[str]]:
+    """Each interaction once, and of test only what train does not hold, with notes of what was left out.
+
+    An item that a user has in train is masked when test is ranked: there it could never be hit.
+    """
+    import pandas as pd
+
+    frames = [pd.DataFrame({"user": user, "item": item}) for user, item in (train, test)]
+    once = [frame.drop_duplicates() for frame in frames]
+    known = pd.MultiIndex.from_frame(once[1]).isin(pd.MultiIndex.from_frame(once[0]))
+    counts = {
+        "repeated training interactions were": len(frames[0]) - len(once[0]),
+        "repeated test interactions were": len(frames[1]) - len(once[1]),
+        "test interactions that are in train were": int(known.sum()),
+    }
+    once[1] = once[1][~known]
+    kept = [(frame["user"].to_numpy(str), frame["item"].to_numpy(str)) for frame in once]
+    return kept, [f"{count} {what} left out" for what, count in counts.items() if count]
 
 
 def read_pairs_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -77,9 +115,18 @@ def read_pairs_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        with warnings.catch_warnings():
+            # Rows longer than the header: pandas would take their first value for a row name, the user's item for a user.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+    except pd.errors.ParserWarning:
+        raise UserError(f"{path}: rows have more values than the header on line 1 has columns") from None
+    except pd.errors.EmptyDataError:
+        raise UserError(f"{path} is empty; its first line must be a header with user,item") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {path}: it is not UTF-8 ({error.reason} at byte {error.start})") from None
     except (ValueError, OSError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+        raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from None
     for column in ("user", "item"):
         if column not in frame:
             raise UserError(f"{path}, line 1: column {column!r} is missing; found {', '.join(frame.columns)}")

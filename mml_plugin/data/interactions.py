@@ -124,10 +124,33 @@ def load(folder: Path) -> Interactions:
     if (folder / "train.txt").is_file() or (folder / "train.txt.gz").is_file():
         train, test = (read_lines(find_text(folder, name)) for name in ("train", "test"))
         users, items = (_read_ids(folder / name) for name in ("users.txt", "items.txt"))
+        _check_ids_cover(folder, {"train": train, "test": test}, users, items)
         return from_lines(train, test, users, items)
     if (folder / "train.csv").is_file():
         return _load_csv(folder)
     raise UserError(f"{folder} holds no data set: neither train.txt nor train.csv is there")
+
+
+def _check_ids_cover(
+    folder: Path, splits: dict[str, Lines], users: np.ndarray | None, items: np.ndarray | None
+) -> None:
+    """Refuse numbers that the files of original ids have no line for."""
+    if users is None and items is None:
+        return
+    if users is None or items is None:
+        missing, other = ("users", "items") if users is None else ("items", "users")
+        raise UserError(f"{folder / f'{other}.txt'} needs {missing}.txt beside it: both hold original ids, or neither")
+    for ids, kind in ((users, "user"), (items, "item")):
+        values, counts = np.unique(ids, return_counts=True)
+        if len(values) < len(ids):
+            raise UserError(f"{folder / f'{kind}s.txt'}: the id {values[counts.argmax()]!s} stands there twice")
+    for name, lines in splits.items():
+        for numbers, ids, kind in ((lines.users, users, "user"), (lines.items, items, "item")):
+            if numbers.max() >= len(ids):
+                raise UserError(
+                    f"{find_text(folder, name)}: {kind} {numbers.max()} has no line in {folder / f'{kind}s.txt'}, whose "
+                    f"{len(ids)} ids are numbered 0 to {len(ids) - 1}"
+                )
 
 
 def find_text(folder: Path, name: str) -> Path:

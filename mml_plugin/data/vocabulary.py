@@ -16,6 +16,8 @@ import numpy as np
 from mml_plugin.data.interactions import Interactions
 from mml_plugin.errors import UserError
 
+# A 64-bit integer holds every number of so many digits.
+MOST_DIGITS = 18
 KNOWN = frozenset(
     {"name", "active", "dtype", "type", "source", "min_categr_count", "share_embedding", "splitter", "max_len",
      "padding", "embedding_callback", "na_value", "preprocess"}
@@ -65,7 +67,7 @@ def build(data: Interactions, params: Mapping[str, Any]) -> Vocabulary:
         params: flat configuration with ``feature_cols``.
 
     Raises:
-        UserError: for columns beyond one user id, one item id and one history.
+        UserError: for columns beyond one user id, one item id and one history, and ids that a dtype cannot hold.
     """
     columns = [column for column in params["feature_cols"] if column["active"] and column["type"] != "index"]
     user, item, history = _roles(columns)
@@ -133,12 +135,23 @@ def _in_order(columns: list[dict], item: dict, history: dict | None) -> list[tup
 
 
 def _table(ids: np.ndarray, counts: np.ndarray, column: Mapping, least: int, padded: bool = False) -> Table:
-    tokens = ids.astype(np.int64) if column["dtype"] == "int" else ids
+    tokens = _whole_numbers(ids, column) if column["dtype"] == "int" else ids
     known = np.flatnonzero(counts >= max(column.get("min_categr_count") or least, 1))
     order = known[np.lexsort((tokens[known], -counts[known]))]
     rows = np.zeros(len(ids), np.int64)
     rows[order] = np.arange(1, len(order) + 1)
     return Table(rows, len(order) + 1 + padded, padded)
+
+
+def _whole_numbers(ids: np.ndarray, column: Mapping) -> np.ndarray:
+    try:
+        return ids.astype(np.int64)
+    except (ValueError, OverflowError):
+        wrong = next(text for text in ids.tolist() if not text.isdecimal() or len(text) > MOST_DIGITS)
+        raise UserError(
+            f"feature_cols: column {column['name']!r} has dtype int, and the id {wrong!r} is no such number; "
+            "write dtype str"
+        ) from None
 
 
 def _specs(columns, tables: Mapping[str, Table], names: Mapping[str, str], least: int, max_len: int) -> dict:

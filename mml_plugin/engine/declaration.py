@@ -45,7 +45,9 @@ class Declaration:
         user_bias, item_bias: ``[U, 1]`` and ``[I, 1]`` tables. The item's is appended to the item vector (ranking
             too), against a constant 1 that dropout hits as well; the user's is added in training.
         global_bias: ``[1]``, added in training.
-        item_tower: any other way from item ids ``[n]`` to ranking-ready vectors ``[n, d]``, differentiable.
+        item_tower: any other way from item ids ``[n]`` to ranking-ready vectors ``[n, d]``, differentiable; the item
+            bias is appended to them as to a table's. Its module is in training mode for training alone. It must draw
+            no random number that a resumed run would have to repeat.
     """
 
     user_table: nn.Parameter

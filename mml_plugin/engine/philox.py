@@ -6,6 +6,8 @@ the definition: 64-bit integer tensors carry the 32-bit words, and products wrap
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -66,8 +68,14 @@ def below(drawn: Tensor, bound: int) -> Tensor:
 
 
 def keep_mask(drawn: Tensor, rate: float, dtype: torch.dtype) -> Tensor:
-    """Words as dropout factors: 0 with probability ``rate`` (to 2^-32), else 1 / (1 - rate)."""
-    return (drawn >= drop_threshold(rate)).to(dtype) / (1 - rate)
+    """Words as dropout factors: 0 with probability ``rate`` (to 2^-32), else :func:`kept_factor`."""
+    return (drawn >= drop_threshold(rate)).to(dtype) * kept_factor(rate, dtype)
+
+
+@lru_cache
+def kept_factor(rate: float, dtype: torch.dtype) -> float:
+    """What dropout makes of a 1 that it keeps: 1 / (1 - rate), divided in the tensor's own type as torch's dropout."""
+    return float(torch.ones((), dtype=dtype) / torch.tensor(1 - rate, dtype=dtype))
 
 
 def drop_threshold(rate: float) -> int:

@@ -11,6 +11,9 @@ from mml_plugin.engine import philox
 from mml_plugin.engine.backends.base import Backend, Positives
 from mml_plugin.errors import UserError
 
+# Where a negative is rarer than this among a user's draws, redrawing until there is one takes too long.
+RAREST = 1 << 16
+
 
 @dataclass(frozen=True)
 class NegativeSampler:
@@ -52,7 +55,7 @@ class NegativeSampler:
             positives: training items to leave out.
 
         Raises:
-            UserError: when some user has no item left to draw.
+            UserError: when some user has no item left to draw, or hardly one.
         """
         cumulative = None
         if alpha:
@@ -110,18 +113,29 @@ def cumulative_words(weights: Tensor) -> Tensor:
 
 
 def _check_something_is_left(positives: Positives, num_items: int, cumulative: Tensor | None) -> None:
+    """Refuse users for whom no draw, or hardly one, is a negative: drawing until one is would not end."""
     counts = positives.indptr.diff()
-    available = num_items
+    users = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+    # How many of the words (uniform: of the items) mean each item.
+    shares = counts.new_ones(num_items)
     if cumulative is not None:
-        drawable = cumulative.diff(prepend=cumulative.new_zeros(1)) > 0
-        available = int(drawable.sum())
-        users = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-        counts = torch.bincount(users[drawable[positives.items.long()]], minlength=len(counts))
-    full = (counts >= available).nonzero().flatten()
+        shares = cumulative.diff(prepend=cumulative.new_zeros(1))
+    whole = int(shares.sum())
+    taken = torch.zeros(len(counts), dtype=torch.int64, device=counts.device)
+    taken.index_add_(0, users, shares[positives.items.long()])
+    full = (taken >= whole).nonzero().flatten()
     if len(full):
+        available = int((shares > 0).sum())
         raise UserError(
             f"user row {int(full[0])} has every item among its training items ({available}), so excluding positives "
             "leaves no negative; set ignore_pos_items False"
+        )
+    nearly = ((whole - taken) * RAREST < whole).nonzero().flatten()
+    if len(nearly):
+        row = int(nearly[0])
+        raise UserError(
+            f"user row {row} has nearly every item among its training items: excluding them leaves 1 draw in "
+            f"{whole // (whole - int(taken[row])):,} and 1 in {RAREST:,} is the least; set ignore_pos_items False"
         )
 
 

@@ -14,6 +14,7 @@ from mml_plugin.engine.declaration import Declaration
 from mml_plugin.engine.optimiser import FusedAdam, GeneralOptimiser
 from mml_plugin.engine.scores import TableGradient, sampled_scores
 from mml_plugin.engine.user_tower import RaggedHistories, UserTower
+from mml_plugin.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ class Step:
         backend: computes scores.
         batch_penalty: lambda of an L2 term on the batch's rows, (lambda/2)(|u|^2 + |p|^2 + sum |n|^2)/B, as BSL's code
             has it; 0 for none.
+
+    Raises:
+        UserError: for a batch penalty on a model that is more than a user and an item table.
     """
 
     def __init__(
@@ -76,6 +80,8 @@ class Step:
         backend: Backend,
         batch_penalty: float = 0.0,
     ) -> None:
+        if batch_penalty:
+            _check_two_tables(model)
         self.model, self.tower, self.loss = model, tower, loss
         self.optimiser, self.backend, self.batch_penalty = optimiser, backend, batch_penalty
         self.parameters, self.states = dict(parameters), dict(states)
@@ -135,7 +141,7 @@ class Step:
     def _scores(self, vectors: Tensor, scale: Tensor | None, batch: Batch) -> Tensor:
         model = self.model
         if model.item_tower is not None:
-            y_pred = self._through_tower(vectors, batch.index)
+            y_pred = self._through_tower(vectors, scale, batch.index)
         else:
             assert model.item_table is not None
             state = self._state_of[id(model.item_table)]
@@ -152,12 +158,13 @@ class Step:
             y_pred = y_pred + model.global_bias
         return y_pred.sigmoid() if model.similarity == "sigmoid" else y_pred
 
-    def _through_tower(self, vectors: Tensor, index: Tensor) -> Tensor:
+    def _through_tower(self, vectors: Tensor, scale: Tensor | None, index: Tensor) -> Tensor:
         """The general path: the batch's distinct items through the model's own item tower."""
         assert self.model.item_tower is not None
-        distinct, position = torch.unique(index, return_inverse=True)
-        table = self.model.item_tower(distinct.to(torch.int64))
-        return sampled_scores(vectors, table, position, backend=self.backend)
+        distinct, position = torch.unique(index.to(torch.int64), return_inverse=True)
+        table, biases = self.model.item_tower(distinct), self.model.item_bias
+        bias = None if biases is None else nn.functional.embedding(distinct, biases)
+        return sampled_scores(vectors, table, position, item_bias=bias, user_scale=scale, backend=self.backend)
 
     def _loss(self, y_pred: Tensor, users: Tensor) -> Tensor:
         labels = self._labels.get(y_pred.shape)
@@ -181,8 +188,7 @@ class Step:
 
     def _add_batch_penalty(self, batch: Batch) -> Tensor:
         """Add the batch rows' L2 gradient and return its loss."""
-        if self.model.item_table is None:
-            raise ValueError("regularizer_scope batch needs an item table")
+        assert self.model.item_table is not None
         share = self.batch_penalty / len(batch.users)
         total: Tensor = torch.zeros((), dtype=torch.float64, device=batch.users.device)
         for table, rows in ((self.model.user_table, batch.users), (self.model.item_table, batch.index.flatten())):
@@ -192,6 +198,19 @@ class Step:
             state.grad.addcmul_(counts[:, None], state.weight, value=share)
             state.touched.masked_fill_(counts > 0, 1)
         return total
+
+
+def _check_two_tables(model: Declaration) -> None:
+    more = {
+        "an item tower": model.item_tower,
+        "a history": model.history,
+        "a user bias": model.user_bias,
+        "an item bias": model.item_bias,
+        "a global bias": model.global_bias,
+    }
+    for name, part in more.items():
+        if part is not None:
+            raise UserError(f"regularizer_scope batch is for models of a user and an item table; this one has {name}")
 
 
 def _counts(rows: Tensor, size: int, dtype: torch.dtype) -> Tensor:

@@ -24,14 +24,14 @@ from mml_plugin.engine.ranking import ItemLists
 from mml_plugin.engine.sampler import NegativeSampler
 from mml_plugin.engine.schedule import Schedule, reduced
 from mml_plugin.engine.step import Batch, Step, StepResult
-from mml_plugin.engine.tally import Tally
+from mml_plugin.engine.tally import Tally, active_share
 from mml_plugin.engine.user_tower import RaggedHistories, UserTower
 from mml_plugin.errors import UserError
 from mml_plugin.memory import PeakMemory
 from mml_plugin.records import EpochRecord
-from mml_plugin.states import check_same, read_state, write_state
+from mml_plugin.states import check_same, check_same_data, read_state, write_state
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 USER_BLOCK = 4096
 
 
@@ -138,6 +138,7 @@ class Trainer:
         state_path: where the checkpoint of the last finished epoch goes; None keeps none.
         on_epoch: told of each finished epoch.
         graph: captures the step; by default a CUDA graph on a GPU and none on a CPU.
+        data_id: what the data are, in a word; a checkpoint of other data is not gone on with.
     """
 
     def __init__(
@@ -151,7 +152,9 @@ class Trainer:
         state_path: Path | None = None,
         on_epoch: Callable[[EpochRecord], None] = lambda record: None,
         graph: Graph | None = None,
+        data_id: str = "",
     ) -> None:
+        self.data_id = data_id
         self.model, self.module, self.data, self.settings, self.backend = model, module, data, settings, backend
         self.state_path, self.on_epoch = state_path, on_epoch
         self.device = data.users.device
@@ -172,6 +175,7 @@ class Trainer:
         self.epoch = 0
         self.stopped = False
         self.best: dict[str, Tensor] = {}
+        self.kept_epoch = 0  # that of ``best``, which is the last one's without save_best_only
         self.tally = Tally(backend, settings.thresholds, self.device)
         if graph is None and self.device.type == "cuda" and settings.capture:
             graph = CudaGraph(self.device)
@@ -235,7 +239,7 @@ class Trainer:
             while self.epoch < self.settings.epochs and not self.stopped:
                 self._one_epoch(memory)
         logging.info("Training finished.")
-        logging.info("Load best model: epoch %d", self.schedule.best_epoch)
+        logging.info("Load best model: epoch %d", self.kept_epoch)
         self._load(self.best)
 
     def _one_epoch(self, memory: PeakMemory) -> None:
@@ -243,8 +247,7 @@ class Trainer:
         started = time.perf_counter()
         loss, counts, sums = self.train_epoch()
         trained = time.perf_counter()
-        if not math.isfinite(loss):
-            raise self._diverged(f"the loss is {loss}")
+        self.check_finite(loss)
         logging.info("Train loss: %.6f", loss)
         metrics = self.evaluate(self.data.valid)
         logging.info("[Metrics] %s", " - ".join(f"{name}: {value:.6f}" for name, value in metrics.items()))
@@ -269,10 +272,11 @@ class Trainer:
         # The norms of a resumed training are computed anew; so that both go on alike, everyone's are.
         self.optimiser.measure()
         self.tally.clear()
+        self.module.train()
         progress = _Progress(self)
         with progress.bar:
-            for _ in self.steps(self.epoch):
-                progress.advance()
+            for result in self.steps(self.epoch):
+                progress.advance(result)
         return float(self.tally.total) / self.batches_per_epoch, *self.tally.bands()
 
     def steps(self, epoch: int) -> Iterator[StepResult]:
@@ -350,6 +354,7 @@ class Trainer:
     @torch.no_grad()
     def user_vectors(self, users: Tensor) -> Tensor:
         """Ranking-ready vectors of user rows ``[U]``: ``[U, d]``, the constant 1 last beside an item bias."""
+        self.module.eval()
         parts = []
         for part in users.split(USER_BLOCK):
             history = self.data.history.of_users(part) if self.tower.needs_history and self.data.history else None
@@ -361,13 +366,15 @@ class Trainer:
     @torch.no_grad()
     def item_vectors(self) -> Tensor:
         """Ranking-ready vectors of the corpus ``[I, d]``, the item's bias last where there is one."""
+        self.module.eval()
         ids, model = self.data.item_ids, self.model
         if model.item_tower is not None:
-            return torch.cat([model.item_tower(part) for part in ids.split(USER_BLOCK)])
-        assert model.item_table is not None
-        vectors = model.item_table[ids]
-        if model.similarity == "cosine":
-            vectors = nn.functional.normalize(vectors)
+            vectors = torch.cat([model.item_tower(part) for part in ids.split(USER_BLOCK)])
+        else:
+            assert model.item_table is not None
+            vectors = model.item_table[ids]
+            if model.similarity == "cosine":
+                vectors = nn.functional.normalize(vectors)
         return vectors if model.item_bias is None else torch.cat([vectors, model.item_bias[ids]], 1)
 
     def per_user_metrics(self, relevant: ItemLists, *more: ItemLists) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -399,8 +406,11 @@ class Trainer:
                 self.optimiser.rate = reduced(self.optimiser.rate)
                 logging.info("Reduce learning rate on plateau: %.6f", self.optimiser.rate)
                 self._load(self.best)
-        if improved or not self.settings.save_best_only:
+        # On a plateau the kept weights were reloaded just now: they are still those of their own epoch.
+        reloaded = not improved and self.settings.reduce_lr_on_plateau
+        if improved or not (self.settings.save_best_only or reloaded):
             self.best = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+            self.kept_epoch = self.epoch + 1
         if self.schedule.exhausted:
             self.stopped = True
             logging.info("Early stopping at epoch=%d", self.epoch + 1)
@@ -411,6 +421,11 @@ class Trainer:
         for name, tensor in weights.items():
             own[name].copy_(tensor)
         self.optimiser.measure()
+
+    def check_finite(self, loss: float) -> None:
+        """Raise a :class:`UserError` for a loss that is no finite number."""
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss}")
 
     def _diverged(self, what: str) -> UserError:
         return UserError(
@@ -427,12 +442,14 @@ class Trainer:
         schedule = self.schedule
         state = {
             "version": STATE_VERSION,
+            "data": self.data_id,
             **self._conditions(),
             "epoch": self.epoch,
             "stopped": self.stopped,
             "schedule": [schedule.best, schedule.best_epoch, schedule.stops],
             "model": self.module.state_dict(),
             "best": self.best,
+            "kept_epoch": self.kept_epoch,
             "optimiser": self.optimiser.state_dict(),
         }
         write_state(self.state_path, state)
@@ -441,13 +458,15 @@ class Trainer:
         """Put the checkpoint back; returns how many epochs it holds.
 
         Raises:
-            UserError: when it is missing, damaged, or from another device, backend or number of threads.
+            UserError: when it is missing, damaged, or from other data, another device, backend or number of threads.
         """
         if self.state_path is None:
             raise UserError("there is no checkpoint to resume from: the training keeps none")
         state = read_state(self.state_path, self.device, STATE_VERSION)
+        check_same_data(self.state_path, state, self.data_id)
         check_same(self.state_path, state, **self._conditions())
         self.epoch, self.stopped, self.best = state["epoch"], state["stopped"], state["best"]
+        self.kept_epoch = state["kept_epoch"]
         self.schedule.best, self.schedule.best_epoch, self.schedule.stops = state["schedule"]
         self.optimiser.load_state_dict(state["optimiser"])
         self._load(state["model"])
@@ -471,17 +490,17 @@ class _Progress:
             leave=False,
         )
 
-    def advance(self) -> None:
-        """One more batch."""
+    def advance(self, result: StepResult) -> None:
+        """One more batch; a :class:`UserError` when the look finds a loss that is no finite number."""
         self._done += 1
-        if self.bar.disable or time.monotonic() - self._last < self.INTERVAL:
+        if time.monotonic() - self._last < self.INTERVAL:
             return
         self._last = time.monotonic()
-        tally = self._trainer.tally
-        facts = {"loss": f"{float(tally.total) / self._done:.4f}"}
-        active = tally.active_share()
-        if active is not None:
-            facts["active"] = f"{100 * active:.2f} %"
+        loss = float(self._trainer.tally.total) / self._done
+        self._trainer.check_finite(loss)
+        if self.bar.disable:
+            return
+        facts = {"loss": f"{loss:.4f}", "active": f"{100 * active_share(result.gradient):.2f} %"}
         if self._trainer.schedule.best_epoch:
             facts["best"] = f"{self._trainer.schedule.best:.4f}"
         self.bar.set_postfix(facts, refresh=False)

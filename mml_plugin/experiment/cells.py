@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import signal
@@ -102,6 +103,7 @@ class Runner:
     isolated: bool = True
     on_outcome: Callable[[Outcome], object] = lambda outcome: None
     say: Callable[[str], None] = print
+    _began: float = 0.0
 
     def run(self, cells: Sequence[Cell]) -> list[Outcome]:
         """Run every cell that is not finished; a failed one does not stop the others.
@@ -111,6 +113,7 @@ class Runner:
         """
         outcomes: list[Outcome] = []
         started, ran = time.monotonic(), 0
+        self._began = time.time()
         for number, cell in enumerate(cells, 1):
             begin = time.monotonic()
             try:
@@ -144,6 +147,8 @@ class Runner:
             if folder.finished and not self.overwrite:
                 obstacle = self.matcher.why_not(cell)
                 return Outcome(cell, FAILED if obstacle else DONE, obstacle), False
+            if self.isolated and (error := self._just_failed(cell)):
+                return Outcome(cell, FAILED, error), False
             resume = folder.checkpoint.is_file() and not self.overwrite
             request = replace(cell.request, resume=resume, overwrite=self.overwrite)
             error = self._isolated(request, cell, title) if self.isolated else _in_process(request)
@@ -153,9 +158,22 @@ class Runner:
         finally:
             claim.release()
 
+    def _log(self, cell: Cell) -> Path:
+        """Where the output of a cell's process goes."""
+        return self.work / f"{cell.name.replace('/', '.')}.log"
+
+    def _just_failed(self, cell: Cell) -> str:
+        """The error of a cell that failed in another process since this one began; a later call tries it again."""
+        log = self._log(cell)
+        if not log.is_file() or log.stat().st_mtime < self._began:
+            return ""
+        errors = _errors(log)
+        return f"{errors[-1]} (tried by another process, see {log})" if errors else ""
+
     def _isolated(self, request: RunRequest, cell: Cell, title: str) -> str:
         """Run a cell in a process of its own; returns its error, "" for none."""
-        log = make_folder(self.work) / f"{cell.name.replace('/', '.')}.log"
+        make_folder(self.work)
+        log = self._log(cell)
         with writing(log), open(log, "w", encoding="utf-8") as stream:
             # A session of its own: Ctrl-C reaches us alone, and we hand it on once.
             process = subprocess.Popen(
@@ -171,7 +189,10 @@ class Runner:
         if code == 0 and cell.folder.finished:
             return ""
         if code < 0:
-            return f"killed by signal {-code}{' (out of memory?)' if code == -signal.SIGKILL else ''}; see {log}"
+            said = f"killed by signal {-code}{' (out of memory?)' if code == -signal.SIGKILL else ''}"
+            with contextlib.suppress(OSError), open(log, "a", encoding="utf-8") as stream:
+                stream.write(f"error: {said}\n")
+            return f"{said}; see {log}"
         return f"{last_words(log)} (exit {code}, see {log})"
 
 
@@ -218,9 +239,17 @@ def _is_locked(path: Path) -> bool:
 
 def last_words(log: Path) -> str:
     """The sentence in which a run's output says what went wrong."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    lines, errors = _lines(log), _errors(log)
     return errors[-1] if errors else (lines[-1] if lines else "no output")
+
+
+def _lines(log: Path) -> list[str]:
+    text = log.read_text(encoding="utf-8", errors="replace")
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _errors(log: Path) -> list[str]:
+    return [line.removeprefix("error: ") for line in _lines(log) if line.startswith("error: ")]
 
 
 def train_words(request: RunRequest) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from mml_plugin.experiment.run_folder import RunFolder, band_column, history_thr
 from mml_plugin.experiment.suite import SHORT, Cell, dataset_of, show
 from mml_plugin.files import make_folder
 from mml_plugin.registry import margins_of
-from mml_plugin.report.comparison import groups_of, shared_seeds
+from mml_plugin.report.comparison import groups_of, runs_of, shared_seeds
 from mml_plugin.report.rows import Row, Rows
 from mml_plugin.report.statistics import paired_bootstrap
 
+OUTDATED = "outdated"
 BOOTSTRAP_METRICS = ("Recall(k=20)", "NDCG(k=20)")
 RESAMPLES = 10_000
 
@@ -57,31 +58,43 @@ class Collector:
                     error = outcome.error.replace(f"{self.hide}/", "") if self.hide else outcome.error
                     known[name] = {**description(outcome.cell), "state": outcome.state, "error": error}
             rows.cells = self._ordered(known)
-            done = [row["cell"] for row in rows.done()]
-            rows.history = [row for cell in done for row in epochs.get(cell, [])]
+            measured = [row["cell"] for row in rows.cells if row["state"] in (DONE, OUTDATED)]
+            rows.history = [row for cell in measured for row in epochs.get(cell, [])]
             rows.save(self.stem)
         return rows
 
     def add_bootstraps(self) -> Rows:
         """Compare over users what has per-user metrics here and is not compared yet."""
         # Minutes of resampling, so outside the lock: other processes go on writing their cells' rows meanwhile.
-        found = bootstraps(Rows.load(self.stem), {cell.name: cell.folder for cell in self.cells})
+        found = bootstraps(Rows.load(self.stem), self._folder)
         with self._lock:
             rows = Rows.load(self.stem)
             rows.users = found
             rows.save(self.stem)
         return rows
 
+    def _folder(self, name: str) -> RunFolder | None:
+        """Where a cell's run is; also of one that the suite does not ask for just now (another seed)."""
+        return RunFolder(Path(self.cells[0].request.runs_dir) / name) if self.cells else None
+
     def _ordered(self, known: dict[str, Row]) -> list[Row]:
-        """The suite's cells in its order, then older results of cells that it does not ask for (other seeds)."""
-        for cell in self.cells:
-            known.setdefault(cell.name, {**description(cell), "state": MISSING})
-            known[cell.name].update(description(cell))
-        own = {cell.name for cell in self.cells}
+        """The suite's cells in its order, then older results of cells that it does not ask for (other seeds).
+
+        A result of other settings than the cells under its label now have is marked: it is kept, no report shows it.
+        """
+        asked = {cell.name: description(cell) for cell in self.cells}
+        current = {_settings(row) for row in asked.values()}
+        for name, row in asked.items():
+            old = known.setdefault(name, {**row, "state": MISSING})
+            if old["state"] not in (DONE, OUTDATED) or old.get("config_hash") == row["config_hash"]:
+                old.update(row)
+        for row in known.values():
+            if row["state"] in (DONE, OUTDATED):
+                row["state"] = DONE if _settings(row) in current else OUTDATED
         place: dict[tuple[str, str], int] = {}
         for cell in self.cells:
             place.setdefault((cell.group, cell.label), len(place))
-        kept = [row for name, row in known.items() if name in own or row["state"] == DONE]
+        kept = [row for name, row in known.items() if name in asked or row["state"] in (DONE, OUTDATED)]
         last = len(place)
         return sorted(kept, key=lambda row: (place.get((row["group"], row["label"]), last), int(row["seed"])))
 
@@ -90,6 +103,11 @@ class Collector:
         if self.hide:
             result["command"] = result["command"].replace(f"{self.hide}/", "")
         return {**description(cell), **result_row(result, cell)}
+
+
+def _settings(row: Row) -> tuple[str, ...]:
+    """What two seeds of one line have in common."""
+    return tuple(row.get(key, "") for key in ("group", "label", "engine", "protocol", "config_hash"))
 
 
 def description(cell: Cell) -> Row:
@@ -212,7 +230,7 @@ def _short(value: str | float, digits: int = 6) -> str:
     return f"{float(value):.{digits}g}" if value != "" else ""
 
 
-def bootstraps(rows: Rows, folders: Mapping[str, RunFolder]) -> list[Row]:
+def bootstraps(rows: Rows, folder_of: Callable[[str], RunFolder | None]) -> list[Row]:
     """A bootstrap over users of each line against the first of its group, per metric.
 
     Users are resampled; each user's metric is averaged over the seeds that both sides have. One that is there already
@@ -227,20 +245,20 @@ def bootstraps(rows: Rows, folders: Mapping[str, RunFolder]) -> list[Row]:
             sides = [[part.runs[seed] for seed in seeds] for part in (first, line)]
             labels = (group.name, line.first["label"], first.first["label"])
             for metric in BOOTSTRAP_METRICS:
-                runs = " ".join(row["identity"][:12] for side in sides for row in side)
+                runs = runs_of(first, line, seeds)
                 kept = old.get((*labels, metric))
                 if kept is not None and kept["runs"] == runs:
                     found.append(kept)
-                elif seeds and (made := _bootstrap(sides, metric, folders)) is not None:
+                elif seeds and (made := _bootstrap(sides, metric, folder_of)) is not None:
                     facts = dict(zip(("group", "label", "against", "metric"), (*labels, metric)))
                     found.append({**facts, "seeds": " ".join(seeds), **made, "runs": runs})
     return found
 
 
-def _bootstrap(sides: Sequence[Sequence[Row]], metric: str, folders: Mapping[str, RunFolder]) -> Row | None:
+def _bootstrap(sides: Sequence[Sequence[Row]], metric: str, folder_of: Callable[[str], RunFolder | None]) -> Row | None:
     values = []
     for side in sides:
-        parts = [_per_user(folders.get(row["cell"]), row, metric) for row in side]
+        parts = [_per_user(folder_of(row["cell"]), row, metric) for row in side]
         if any(part is None for part in parts):
             return None
         users, metrics = zip(*(part for part in parts if part is not None))

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from mml_plugin.engine.metrics import METRICS
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.experiment.identity import canonical_hash
 from mml_plugin.experiment.schema import NOT_IDENTITY, NOT_READ_BY, UNUSED, Keys, known_keys
@@ -255,7 +256,12 @@ def _check_strings(params: Mapping[str, Any], where: Mapping[str, str]) -> None:
     for key in ("metrics", "embedding_initializer", "feature_cols", "label_col", "optimizer"):
         if params.get(key) is not None:
             try:
-                allowed.check_strings({key: params[key]})
+                if key == "metrics":
+                    # The fast engine knows more than recbox, which run_recbox.check holds to its own.
+                    for metric in params[key]:
+                        allowed.parse_metric(metric, tuple(METRICS))
+                else:
+                    allowed.check_strings({key: params[key]})
             except UserError as error:
                 raise UserError(f"{where[key]}: {error}") from None
 
@@ -280,6 +286,14 @@ def _check_together(params: Mapping[str, Any], where: Mapping[str, str]) -> None
     _check_columns(params["feature_cols"], where["feature_cols"], params)
 
 
+def _check_one_a_side(columns: list[dict[str, Any]], where: str, model: str) -> None:
+    """MF has one vector a side: recbox's would fail on the second column's, and nothing else would read it."""
+    for side in ("user", "item") if model == "MF" else ():
+        names = [c["name"] for c in columns if c["active"] and c["type"] != "index" and c.get("source") == side]
+        if len(names) > 1:
+            raise UserError(f"{where}: MF reads one {side} column, and {names[1]!r} is another; remove it")
+
+
 def _check_columns(columns: list[dict[str, Any]], where: str, params: Mapping[str, Any]) -> None:
     earlier: list[str] = []
     for column in columns:
@@ -288,6 +302,7 @@ def _check_columns(columns: list[dict[str, Any]], where: str, params: Mapping[st
             hint = nearest(shared, earlier or ["none"])
             raise UserError(f"{where}: share_embedding {shared!r} must name an earlier column; {hint}")
         earlier += column["name"] if isinstance(column["name"], list) else [column["name"]]
+    _check_one_a_side(columns, where, params["model"])
     needed = [params["query_index"], params["corpus_index"]]
     if needed[0] == needed[1]:
         raise UserError(f"{where}: query_index and corpus_index are both {needed[0]!r}: users and items need one each")

@@ -14,6 +14,7 @@ import numpy as np
 from mml_plugin.data import convert, split
 from mml_plugin.data.interactions import Interactions, load
 from mml_plugin.errors import UserError
+from mml_plugin.experiment.identity import canonical_hash
 from mml_plugin.files import make_folder
 
 HELD_OUT_SEED = 2019
@@ -41,6 +42,11 @@ class RunData:
     held_out: split.HeldOut | None
     paths: dict[str, str]
     work: Path
+
+    @property
+    def word(self) -> str:
+        """The interactions and their order, as a state remembers what it was trained on."""
+        return canonical_hash(data_identity(self.interactions))
 
     def summary(self) -> dict[str, Any]:
         """What ``result.json`` says about the data."""
@@ -107,7 +113,11 @@ def check_data(params: Mapping[str, Any]) -> Path:
 
 
 def load_data(params: Mapping[str, Any], protocol: str, share: float) -> RunData:
-    """Read a run's data and, under ``held-out``, carve its split; writes nothing, so ``paths`` is empty."""
+    """Read a run's data and, under ``held-out``, carve its split; writes nothing, so ``paths`` is empty.
+
+    Raises:
+        UserError: for malformed files, test users without training items and a split without a validation item.
+    """
     folder = check_data(params)
     logging.info("Data: %s", folder.resolve())
     interactions = load(folder)
@@ -115,8 +125,24 @@ def load_data(params: Mapping[str, Any], protocol: str, share: float) -> RunData
     work = folder.parent / ".cache"
     if protocol == "paper":
         return RunData(folder, interactions, interactions, None, {}, work)
-    carved = split.held_out(interactions, share, HELD_OUT_SEED)
+    carved = carve(interactions, share)
     return RunData(folder, interactions, carved.training, carved, {}, work)
+
+
+def carve(data: Interactions, share: float) -> split.HeldOut:
+    """The held-out split of every run on this data.
+
+    Raises:
+        UserError: when it leaves nothing to validate on.
+    """
+    carved = split.held_out(data, share, HELD_OUT_SEED)
+    if not len(carved.items):
+        raise UserError(
+            f"--valid-share {share:g} leaves no validation item: no user has training items to spare (the most is "
+            f"{np.diff(data.train_indptr).max(initial=0)}, and every item keeps one user); take a larger share "
+            "(up to 0.5), more data, or --protocol paper"
+        )
+    return carved
 
 
 def _check_users(data: Interactions, folder: Path) -> None:

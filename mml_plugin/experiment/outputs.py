@@ -115,8 +115,13 @@ def seconds_summary(history: History, total: float, stages: Mapping[str, float])
     }
 
 
-def tensorboard_listener(path: Path) -> Callable[[EpochRecord], None]:
-    """A listener that writes TensorBoard events under ``path``; needs the extra ``tensorboard``."""
+def tensorboard_listener(path: Path, own_margins: bool = True) -> Callable[[EpochRecord], None]:
+    """A listener that writes TensorBoard events under ``path``; needs the extra ``tensorboard``.
+
+    Args:
+        path: the run folder.
+        own_margins: whether negatives are counted on the loss's margins, below the lowest of which they are inactive.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -130,7 +135,8 @@ def tensorboard_listener(path: Path) -> Callable[[EpochRecord], None]:
             writer.add_scalar(f"evaluation/{name}", value, record.epoch)
         total = sum(record.band_counts)
         if total:
-            writer.add_scalar("train/active_share", 1 - record.band_counts[0] / total, record.epoch)
+            name = "active_share" if own_margins else "share_above_the_lowest_threshold"
+            writer.add_scalar(f"train/{name}", 1 - record.band_counts[0] / total, record.epoch)
         writer.flush()
 
     return listen

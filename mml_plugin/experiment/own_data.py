@@ -13,8 +13,10 @@ from typing import Any
 import yaml
 
 from mml_plugin.data.importing import import_csv
+from mml_plugin.data.interactions import load
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.experiment.config import MODELS
+from mml_plugin.experiment.dataset import carve
 from mml_plugin.experiment.suite import SHORT, Suite, make_suite, show
 from mml_plugin.files import atomic_write, checksum, make_folder
 from mml_plugin.registry import available_losses, get_spec
@@ -137,6 +139,7 @@ def prepare(
     """
     if model not in MODELS:
         raise UserError(f"--model: there is no model {model!r}; {nearest(model, MODELS)}")
+    suite_keys = {"protocol": "held-out", "valid_share": 0.1, **keys}
     names = _loss_names(losses)
     spaces = {name: tuning_cells(name, cells, seed) for name in names}
     folder, notes = import_files(train, test, out)
@@ -157,8 +160,10 @@ def prepare(
         for expid, name in zip(blocks, names)
         for choice in spaces[name]
     ]
+    if suite_keys["protocol"] == "held-out":
+        carve(load(folder), suite_keys["valid_share"])  # says now, not in every cell, that nothing is left
     title = f"{', '.join(SHORT.get(name, name) for name in names)} on {train.name}"
-    suite = make_suite({"title": title, "experiments": lines, "seeds": [seed], **keys}, "mml compare")
+    suite = make_suite({"title": title, "experiments": lines, "seeds": [seed], **suite_keys}, "mml compare")
     tuned = (
         f"Every loss had {cells} tuning cells, the same number; the best on validation with seed {seed} stands for it."
         if cells > 1
@@ -217,13 +222,13 @@ def import_files(train: Path, test: Path, out: Path) -> tuple[Path, list[str]]:
     sums = {name: checksum(path, "sha256") for name, path in (("train", train), ("test", test))}
     mark = out / "data" / "files.json"
     if not ((folder / "dataset.json").is_file() and mark.is_file() and json.loads(mark.read_text("utf-8")) == sums):
-        import_csv(DATASET, train, test, out / "data", drop_cold_users=True, overwrite=True)
+        import_csv(DATASET, train, test, out / "data", drop_cold_users=True, overwrite=True, distinct=True)
         with atomic_write(mark) as stream:
             json.dump(sums, stream)
     content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     counts = ", ".join(f"{content[key]:,} {key}" for key in ("users", "items"))
     said = f"{counts}, {content['train']:,} training and {content['test']:,} test interactions."
-    dropped = [note for note in content["notes"] if "left out" in note]
+    dropped = [note for note in content["notes"] if "without training history" in note]
     if not dropped:
         content["notes"].append("0 test users without training history were left out")
     return folder, [said, *(f"{note}." for note in content["notes"])]

@@ -236,7 +236,8 @@ def _train(context: Context, engine: Any) -> None:
     logging.info("Run folder: %s", folder.path.resolve())
     logging.info("Engine %s, protocol %s: %s", request.engine, request.protocol, PROTOCOLS[request.protocol])
     if request.tensorboard:
-        context.listeners.append(outputs.tensorboard_listener(folder.path))
+        own = context.thresholds == margins_of(context.params["loss"], context.params)
+        context.listeners.append(outputs.tensorboard_listener(folder.path, own))
     try:
         trained = engine.train(context)
     except KeyboardInterrupt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from mml_plugin.data import vocabulary
 from mml_plugin.data.histories import Histories
 from mml_plugin.data.interactions import Interactions
 from mml_plugin.engine import backends
+from mml_plugin.engine.metrics import METRICS
 from mml_plugin.engine.optimiser import Penalty
 from mml_plugin.engine.ranking import ItemLists
 from mml_plugin.engine.trainer import Settings, Trainer, TrainingData
@@ -46,9 +47,23 @@ def check(experiment: Experiment, request: RunRequest) -> None:
         )
     if params.get("nrows") is not None:
         raise UserError("nrows: the fast engine reads whole files; remove the key or use --engine recbox")
-    if params.get("regularizer_scope") == "batch" and isinstance(params.get("regularizer"), str):
-        raise UserError(f"regularizer {params['regularizer']}: regularizer_scope batch takes a plain number")
+    _check_batch_scope(params)
     check_data(params)
+
+
+def _check_batch_scope(params: Mapping[str, Any]) -> None:
+    """Native BSL's regulariser is lambda/2 |rows|^2 / B of one user and one item table, and nothing else."""
+    if params.get("regularizer_scope") != "batch":
+        return
+    if params["model"] != "MF":
+        raise UserError(
+            f"regularizer_scope batch: it is defined for MF's two tables; {params['model']} has more parameters than "
+            "those, so remove the key"
+        )
+    if isinstance(params.get("regularizer"), str):
+        raise UserError(
+            f"regularizer {params['regularizer']}: regularizer_scope batch takes a plain number, lambda of an L2 term"
+        )
 
 
 def train(context: Context) -> Trained:
@@ -70,6 +85,7 @@ def train(context: Context) -> Trained:
         backend,
         state_path=context.folder.checkpoint,
         on_epoch=context.on_epoch,
+        data_id=data.word,
     )
     _say_what_is_unseen(data)
     if context.resume:
@@ -93,11 +109,20 @@ def build_model(params: Mapping[str, Any], words: vocabulary.Vocabulary, num_ite
         model = getattr(model_zoo, params["model"])(feature_map(params, words.specs, num_items), **inputs)
     model.count_parameters()
     if params.get("initializer"):
-        declared = model.declare()
-        for table in (declared.user_table, declared.item_table):
-            INITIALIZERS[params["initializer"]](table)
+        _initialise(model, INITIALIZERS[params["initializer"]])
     model.device = device
     return model.to(device)
+
+
+@torch.no_grad()
+def _initialise(model: Any, initialise: Callable[[torch.Tensor], Any]) -> None:
+    """Fill the model's vectors, the history's too; a padding row, which is the last, stays the zero that recbox has."""
+    declared = model.declare()
+    history = None if declared.history is None else declared.history.table
+    padded = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding) and m.padding_idx is not None}
+    tables = {id(table): table for table in (declared.user_table, declared.item_table, history) if table is not None}
+    for key, table in tables.items():
+        initialise(table[:-1] if key in padded else table)
 
 
 def training_data(data: RunData, words: vocabulary.Vocabulary, device: torch.device) -> TrainingData:
@@ -138,7 +163,7 @@ def settings(context: Context, model: nn.Module) -> Settings:
         num_negs=params["num_negs"],
         learning_rate=params["learning_rate"],
         seed=params["seed"],
-        metrics={name: parse_metric(name) for name in params["metrics"]},
+        metrics={name: parse_metric(name, tuple(METRICS)) for name in params["metrics"]},
         monitor=monitor,
         optimizer=params["optimizer"],
         max_gradient_norm=10.0 if norm is None else norm,
@@ -204,7 +229,7 @@ def _finish(context: Context, data: RunData, trainer: Trainer, backend: str, sta
     user_vectors = np.full((whole.num_users, vectors.shape[1]), math.nan, np.float32)
     user_vectors[known.cpu().numpy()] = vectors
     return Trained(
-        best_epoch=trainer.schedule.best_epoch,
+        best_epoch=trainer.kept_epoch,
         epochs=trainer.epoch,
         stopped_early=trainer.stopped,
         metrics=metrics,

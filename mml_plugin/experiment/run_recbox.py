@@ -21,6 +21,7 @@ from mml_plugin.experiment.dataset import RunData, data_folder, prepare_data, wr
 from mml_plugin.experiment.outputs import Trained, metrics_line
 from mml_plugin.experiment.run_folder import RunFolder
 from mml_plugin.files import make_folder
+from mml_plugin.hosts.recbox import allowed
 
 if TYPE_CHECKING:
     from mml_plugin.experiment.run import Context, RunRequest
@@ -42,6 +43,9 @@ def check(experiment: Experiment, request: RunRequest) -> None:
         raise UserError(
             f"experiment {experiment.expid} sets {extra[0]}, which stock recbox does not have; --engine fast does"
         )
+    for metric in experiment.params["metrics"]:
+        if metric.partition("(")[0] not in allowed.METRICS:
+            raise UserError(f"metrics: stock recbox does not have {metric}; --engine fast does")
     data_folder(experiment.params)
 
 
@@ -98,6 +102,7 @@ def train(context: Context) -> Trained:
             state_path=context.folder.checkpoint,
             resume=context.resume,
             on_resume=context.history.load,
+            data_id=data.word,
         )
         return _finish(context, data, params, (model, train_gen, valid_gen), fit, stages)
 

@@ -23,15 +23,16 @@ def run_cells(
     out: Path,
     *,
     matcher: Matcher | None = None,
+    beside: Sequence[Cell] = (),
     isolated: bool = True,
     say: Callable[[str], None] = print,
 ) -> list[Outcome]:
-    """Run what is missing; rows are in ``out`` after each cell.
+    """Run what is missing; rows are in ``out`` after each cell, with those of the cells ``beside``.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C; what is finished is kept.
     """
-    collector = Collector(out / STEM, cells)
+    collector = Collector(out / STEM, [*beside, *cells])
     collector.update([])
     runner = Runner(
         out / "logs", matcher or Matcher(), isolated=isolated, say=say,
@@ -69,17 +70,17 @@ def tune_and_run(
     final = suite.model_copy(update={"experiments": kept, "grids": [], "thresholds": thresholds})
     known = {cell.name for cell in tuning}
     rest = [cell for cell in make(final, seeds) if cell.name not in known] if final.experiments else []
-    return [*tuning, *rest], outcomes + (run_cells(rest, out, **how) if rest else [])
+    return [*tuning, *rest], outcomes + (run_cells(rest, out, beside=tuning, **how) if rest else [])
 
 
 def write_report(cells: Sequence[Cell], out: Path, spec: Spec) -> str:
-    """Compare over users, write ``report.*`` into ``out``, return the first table and where the report is."""
+    """Compare over users, write ``report.*`` into ``out``, return the tables of metrics and where the report is."""
     rows = Collector(out / STEM, cells).add_bootstraps()
     document = build(spec, only(rows, cells))
     document.write(out)
-    table = next((block for block in document.blocks if isinstance(block, Table)), None)
-    shown = [markdown_table(table.header, table.rows, table.left)] if table else []
-    return "\n".join([*shown, f"Report: {(out / 'report.html').resolve()} (also .md and .csv)"])
+    tables = [block for block in document.blocks if isinstance(block, Table) and block.header[0] == "run"]
+    shown = [markdown_table(table.header, table.rows, table.left) for table in tables if "seeds" in table.header]
+    return "\n\n".join([*shown, f"Report: {(out / 'report.html').resolve()} (also .md and .csv)"])
 
 
 def only(rows: Rows, cells: Sequence[Cell]) -> Rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean
@@ -19,15 +19,17 @@ from mml_plugin.report.comparison import (
     monitor,
     paper_row,
     percent,
+    shared_seeds,
 )
 from mml_plugin.report.document import Document, Heading, Image, Items, Table, Text
 from mml_plugin.report.early_stopping import read_stop
 from mml_plugin.report.protocols import SAYS, only_protocol
 from mml_plugin.report.rows import Row, Rows
-from mml_plugin.report.statistics import PairedTest
+from mml_plugin.report.statistics import MIN_SEEDS, PairedTest
 
 PAPER_COLUMNS = {"Recall(k=20)": "recall_at_20", "NDCG(k=20)": "ndcg_at_20"}
 GAIN_COLUMNS = {"Recall(k=20)": "recall_gain_percent", "NDCG(k=20)": "ndcg_gain_percent"}
+FEW = 12
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,12 @@ def build(spec: Spec, rows: Rows) -> Document:
     if spec.kind == "time":
         _time_table(document, spec, groups)
     else:
-        _metric_tables(document, spec, groups)
+        _metric_tables(document, spec, rows, groups)
         _tests(document, compare(rows, groups))
         if spec.early_stop:
             _early_stopping(document, spec, groups, epochs)
         _negatives(document, groups)
-        _tuning(document, done)
+        _tuning(document, rows)
         _curves(document, groups, epochs)
         _bands(document, groups, epochs)
     _cost(document, groups)
@@ -148,22 +150,60 @@ def _thousands(text: str) -> str:
 
 
 def _holes(document: Document, rows: Rows) -> None:
-    """What is not there, and why: failed cells with their error, missing ones by number."""
-    failed = [row for row in rows.cells if row["state"] not in ("done", "missing")]
+    """What is not there, and why: failed cells with their error, missing ones by name."""
+    failed = [row for row in rows.cells if row["state"] not in ("done", "missing", "outdated")]
     missing = [row for row in rows.cells if row["state"] == "missing"]
+    outdated = [row for row in rows.cells if row["state"] == "outdated"]
     if missing:
-        names = sorted({f"{row['label']} ({row['group']})" for row in missing})
-        more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-        document.blocks.append(
-            Text(f"Not run yet: {len(missing)} of {len(rows.cells)} cells: {', '.join(names[:12])}{more}.")
-        )
+        total = len(rows.cells) - len(outdated)
+        document.blocks += [Text(f"Not run yet: {len(missing)} of {total} cells."), Items(_missing(rows, missing))]
+    if outdated:
+        said = sorted({f"{row['label']} ({row['group']})" for row in outdated})
+        document.blocks.append(Text(f"Left out, measured with settings that are no longer the suite's: {_few(said)}."))
     if failed:
         document.blocks.append(Heading("Cells without a result"))
         cells = [[row["cell"], f"{row['label']} ({row['group']})", row["state"], row["error"]] for row in failed]
         document.blocks.append(Table(["cell", "what", "state", "error"], cells, left=4))
 
 
-def _metric_tables(document: Document, spec: Spec, groups: Sequence[Group]) -> None:
+def _missing(rows: Rows, missing: Sequence[Row]) -> list[str]:
+    """One line per group: the labels that have no result yet; tuning cells and further seeds by number."""
+    begun = {(row["group"], row["label"]) for row in rows.done()}
+    lines: dict[str, dict[str, list[str]]] = {}
+    for row in missing:
+        labels = lines.setdefault(row["group"], {})
+        seeds = labels.setdefault(row.get("family") or row["label"], [])
+        seeds.append("" if row.get("family") else row["seed"])
+    found = []
+    for group, labels in lines.items():
+        words = []
+        for label, seeds in labels.items():
+            if not seeds[0]:
+                words.append(f"{label} ({len(seeds)} of {_cells_of(rows, group, label)} tuning cells)")
+            elif (group, label) in begun:
+                words.append(f"{label} (seed{'s' if len(seeds) > 1 else ''} {' '.join(seeds)})")
+            else:
+                words.append(label)
+        found.append(f"{group}: {_few(words)}")
+    return found if len(found) <= FEW else [*found[:FEW], f"and {len(found) - FEW} more groups"]
+
+
+def _cells_of(rows: Rows, group: str, family: str) -> int:
+    """How many runs of tuning cells a family asks for."""
+    return sum(
+        (row["group"], row.get("family")) == (group, family) and row["state"] != "outdated" for row in rows.cells
+    )
+
+
+def _few(words: Sequence[str]) -> str:
+    return ", ".join(words[:FEW]) + (f" and {len(words) - FEW} more" if len(words) > FEW else "")
+
+
+def _metric_tables(document: Document, spec: Spec, rows: Rows, groups: Sequence[Group]) -> None:
+    firsts: dict[str, str] = {}
+    for row in rows.cells:
+        if row["state"] != "outdated":
+            firsts.setdefault(row["group"], row.get("family") or row["label"])
     for group in groups:
         metrics = metrics_of(row for line in group.lines for row in line.runs.values())
         chosen = any(line.cells > 1 for line in group.lines)
@@ -198,12 +238,17 @@ def _metric_tables(document: Document, spec: Spec, groups: Sequence[Group]) -> N
             lines.append(cells)
             document.numbers.append(number)
         document.blocks += [Heading(group.name), Table(header, lines)]
+        if (absent := firsts.get(group.name, group.first.name)) != group.first.name:
+            document.blocks.append(
+                Text(f"{absent}, which the others are held against, has no result yet: {group.first.name} stands in.")
+            )
         cut = sorted({row["cut"] for line in group.lines for row in line.runs.values() if row.get("cut")})
         if cut:
             document.blocks.append(Text(f"Cut short: {'; '.join(cut)}. These are no results."))
     document.blocks.append(
         Text(
-            "± is the standard deviation over seeds; 'to' is the difference of the means in percent of the first line."
+            "± is the standard deviation over seeds; 'to' is the difference of the means in percent of the first line, "
+            "over the seeds that both have."
         )
     )
 
@@ -257,10 +302,10 @@ def _tests(document: Document, tests: Sequence[Test]) -> None:
         return
     lines = []
     for test in tests:
-        users = "no per-user metrics" if test.users is None else _test_words(test.users)
+        users = "not made" if test.users is None else _test_words(test.users, test.base)
         lines.append(
             [test.group, f"{test.second} to {test.first}", short(test.metric), _signed(test.percent),
-             _test_words(test.seeds), users]
+             _test_words(test.seeds, test.base), users]
         )  # fmt: skip
         document.numbers.append(
             {"group": test.group, "run": f"{test.second} to {test.first}", "metric": short(test.metric),
@@ -273,26 +318,43 @@ def _tests(document: Document, tests: Sequence[Test]) -> None:
         Text(
             "Paired t: over seeds, 95 % confidence interval of the mean difference; it says whether another seed would "
             "show the same. Bootstrap: users resampled in pairs, each user's metric averaged over the shared seeds, "
-            "95 % percentile interval; it says whether other users would, for these very trainings. p-values are "
-            f"two-sided and Holm-corrected over all {len(tests)} comparisons of their kind in this report."
+            "95 % percentile interval; it says whether other users would, for these very trainings, and nothing about "
+            f"other seeds. Intervals are in percent of the first's mean, and are not corrected. {_family(tests)}"
         ),
     ]
 
 
-def _test_words(test: PairedTest) -> str:
-    if test.p_value is None:
+def _family(tests: Sequence[Test]) -> str:
+    """How many p-values there are and what was done to them."""
+    seeds = sum(test.seeds.p_value is not None for test in tests)
+    users = sum(test.users is not None and test.users.p_value is not None for test in tests)
+    few = f"With fewer than {MIN_SEEDS} seeds there is no p-value, of either kind."
+    if not seeds and not users:
+        return few
+    some = "" if all(test.seeds.count >= MIN_SEEDS for test in tests) else f" {few}"
+    return (
+        f"p-values are two-sided and Holm-corrected over all comparisons of their kind in this report: {seeds} over "
+        f"seeds, {users} over users.{some}"
+    )
+
+
+def _test_words(test: PairedTest, base: float) -> str:
+    if test.reason:
         return test.reason
-    p_value = "p < 0.0001" if test.p_value < 0.0001 else f"p = {test.p_value:.4f}"
-    return f"[{test.low:+.5f}, {test.high:+.5f}], {p_value}"
+    scale, unit, digits = (100 / base, " %", 2) if base else (1.0, "", 5)
+    interval = f"{scale * test.low:+.{digits}f} to {scale * test.high:+.{digits}f}{unit}"
+    if test.p_value is None:
+        return interval
+    return f"{interval}, {'p < 0.0001' if test.p_value < 0.0001 else f'p = {test.p_value:.4f}'}"
 
 
 def _test_numbers(name: str, test: PairedTest) -> Row:
-    if test.p_value is None:
+    if test.reason:
         return {f"{name} p (Holm)": test.reason}
     return {
         f"{name} low": f"{test.low:.6f}",
         f"{name} high": f"{test.high:.6f}",
-        f"{name} p (Holm)": f"{test.p_value:.6g}",
+        f"{name} p (Holm)": "" if test.p_value is None else f"{test.p_value:.6g}",
     }
 
 
@@ -323,9 +385,9 @@ def _early_stopping(
             document.numbers.append(number)
     if not lines:
         return
-    header = ["group", "run", "stop epoch", "paper's"]
+    header = ["group", "run", "stop epoch", "paper's stop epoch"]
     for metric in metrics_of(row for g in groups for line in g.lines for row in line.runs.values()):
-        header += [short(metric), "to the full run", "paper", "ours to paper"]
+        header += [short(metric), "to the full run", f"paper {short(metric)}", "ours to paper"]
     document.blocks += [
         Heading(f"With early stopping (patience {spec.early_stop}), read off the same histories"),
         Table(header, lines, 2),
@@ -356,7 +418,9 @@ def _families(groups: Sequence[Group]) -> dict[tuple[str, str], list[Line]]:
 
 
 def _negatives(document: Document, groups: Sequence[Group]) -> None:
+    places = {name: place for place, name in enumerate(dict.fromkeys(x.name for g in groups for x in g.lines))}
     for (model, dataset), lines in _families(groups).items():
+        lines = sorted(lines, key=lambda line: places[line.name])
         for metric in metrics_of(row for line in lines for row in line.runs.values()):
             curves: dict[str, dict[int, float]] = {}
             for line in lines:
@@ -364,10 +428,13 @@ def _negatives(document: Document, groups: Sequence[Group]) -> None:
                 if value is not None:
                     curves.setdefault(line.name, {})[int(line.first["num_negs"])] = value
             # A comparison's lines are named by experiment: one point each makes no curve, so they join by loss.
-            if all(len(points) == 1 for points in curves.values()):
+            points_of = [(line.first["loss"], int(line.first["num_negs"]), line.mean(metric)) for line in lines]
+            once = len({point[:2] for point in points_of}) == len(points_of)
+            if once and all(len(points) == 1 for points in curves.values()):
                 curves = {}
-                for line in lines:
-                    curves.setdefault(line.first["loss"], {})[int(line.first["num_negs"])] = line.mean(metric) or 0.0
+                for loss, count, value in points_of:
+                    if value is not None:
+                        curves.setdefault(loss, {})[count] = value
             title = f"{short(metric)} by number of negatives, {model} on {dataset}"
             counts = sorted({count for points in curves.values() for count in points})
             table = [[name, *(_number(points.get(count)) for count in counts)] for name, points in curves.items()]
@@ -379,30 +446,39 @@ def _negatives(document: Document, groups: Sequence[Group]) -> None:
             ]  # fmt: skip
 
 
-def _tuning(document: Document, rows: Iterable[Row]) -> None:
+def _tuning(document: Document, rows: Rows) -> None:
     """All tuning cells, by validation; test is not shown here, so that nobody picks by it."""
     groups: dict[str, dict[str, Line]] = {}
-    for row in rows:
+    for row in rows.done():
         if row.get("family"):
             line = groups.setdefault(row["group"], {}).setdefault(row["label"], Line(row["label"], {}))
             line.runs[row["seed"]] = row
     for group, lines in groups.items():
         ordered = sorted(lines.values(), key=lambda line: -monitor(line))
-        counts = {
-            f: sum(line.first["family"] == f for line in ordered)
-            for f in dict.fromkeys(x.first["family"] for x in ordered)
-        }
+        counts = cells_with_result(rows, group)
         name = ordered[0].first["monitor"]
-        said = "validation" if ordered[0].first["protocol"] == "held-out" else "test"
+        said = _selected(ordered[0].first)
         table = [[line.first["family"], line.name, _number(monitor(line), 5)] for line in ordered]
         document.blocks += [
             Heading(f"Tuning cells, {group}"),
-            Text("Cells with a result: " + ", ".join(f"{count} of {family}" for family, count in counts.items()) + "."),
+            Text("Cells with a result: " + ", ".join(f"{f} {a} of {b}" for f, (a, b) in counts.items()) + "."),
             Table(["family", "cell", f"{short(name)} on {said}"], table, 2),
         ]
         sentence = _bought(group, groups_of(row for line in lines.values() for row in line.runs.values()))
+        unfinished = any(a < b for a, b in counts.values())
         if sentence:
-            document.blocks.append(Text(sentence))
+            said = "Unfinished, the choice may still change. " if unfinished else ""
+            document.blocks.append(Text(f"{said}{sentence}"))
+
+
+def cells_with_result(rows: Rows, group: str) -> dict[str, tuple[int, int]]:
+    """Family -> how many of its tuning cells have a result, and how many there are."""
+    every: dict[str, dict[str, bool]] = {}
+    for row in rows.cells:
+        if row["group"] == group and row.get("family") and row["state"] != "outdated":
+            labels = every.setdefault(row["family"], {})
+            labels[row["label"]] = labels.get(row["label"], False) or row["state"] == "done"
+    return {family: (sum(labels.values()), len(labels)) for family, labels in every.items()}
 
 
 def _bought(group: str, chosen: Sequence[Group]) -> str:
@@ -411,12 +487,18 @@ def _bought(group: str, chosen: Sequence[Group]) -> str:
     if len(lines) != 2:
         return ""
     first, second = lines
+    seeds = shared_seeds(first, second)
     gains = [f"{_signed(percent(first, second, m))} {short(m)}" for m in metrics_of([first.first])]
     return (
         f"{group}: the best of {second.cells} cells with {second.name} ({second.first['label']}) is "
         f"{' and '.join(gains)} against the best of {first.cells} with {first.name} ({first.first['label']}), on test, "
-        f"both chosen on validation, {len(first.runs)} seed{'s' if len(first.runs) > 1 else ''}."
+        f"both chosen on {_selected(first.first)}, {len(seeds)} seed{'s' if len(seeds) != 1 else ''}."
     )
+
+
+def _selected(row: Row) -> str:
+    """What a run's epoch, and of tuning cells the cell, was chosen on."""
+    return "validation" if row["protocol"] == "held-out" else "test"
 
 
 def _curves(document: Document, groups: Sequence[Group], epochs: Mapping[str, Sequence[Row]]) -> None:
@@ -429,7 +511,7 @@ def _curves(document: Document, groups: Sequence[Group], epochs: Mapping[str, Se
             png = figures.learning_curves(curves, short(metric), title)
             blocks.append(Image(f"{_slug(f'curves {group.name}')}.png", png, f"{title} (mean over seeds)"))
     if blocks:
-        said = "validation" if groups[0].first.first["protocol"] == "held-out" else "test"
+        said = _selected(groups[0].first.first)
         document.blocks += [Heading("Learning curves"), Text(f"Measured on {said}, mean over seeds."), *blocks]
 
 

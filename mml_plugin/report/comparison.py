@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from mml_plugin.report.rows import Row, Rows
-from mml_plugin.report.statistics import PairedTest, holm, paired_t
+from mml_plugin.report.statistics import MIN_SEEDS, PairedTest, holm, paired_t
 
 METRICS = ("Recall(k=20)", "NDCG(k=20)")
 
@@ -68,23 +68,27 @@ class Test:
         group, first, second: which lines.
         metric: column.
         percent: difference of the means in percent of the first.
+        base: the first's mean over the shared seeds: what intervals are shown in percent of.
         seeds: paired t over seeds; its p-value is Holm-corrected.
-        users: bootstrap over users, likewise; None where it was not made.
+        users: bootstrap over users, likewise; None where it was not made. With too few seeds it has its interval but no
+            p-value: one training says nothing about the next, however many users look at it.
     """
 
     group: str
     first: str
     second: str
     metric: str
-    percent: float
+    percent: float | None
+    base: float
     seeds: PairedTest
     users: PairedTest | None
 
 
 def metrics_of(rows: Iterable[Row]) -> list[str]:
     """The metrics that reports show: Recall@20 and NDCG@20, or the monitor where a run has neither."""
-    found = [m for m in METRICS if any(row.get(m) for row in rows)]
-    return found or sorted({row["monitor"] for row in rows if row.get(row.get("monitor", ""))})[:1]
+    every = list(rows)
+    found = [m for m in METRICS if any(row.get(m) for row in every)]
+    return found or sorted({row["monitor"] for row in every if row.get(row.get("monitor", ""))})[:1]
 
 
 def groups_of(rows: Iterable[Row]) -> list[Group]:
@@ -135,7 +139,7 @@ def percent(first: Line, second: Line, column: str) -> float | None:
 
 def compare(rows: Rows, groups: Sequence[Group]) -> list[Test]:
     """Every line against the first of its group; p-values Holm-corrected over all tests of one kind."""
-    bootstraps = {(r["group"], r["label"], r["against"], r["metric"]): r for r in rows.users}
+    bootstraps = {(r["runs"], r["metric"]): r for r in rows.users}
     found: list[Test] = []
     for group in groups:
         for line in group.lines[1:]:
@@ -144,23 +148,29 @@ def compare(rows: Rows, groups: Sequence[Group]) -> list[Test]:
                 ours, theirs = group.first.values(metric, seeds), line.values(metric, seeds)
                 if not ours or len(ours) != len(theirs):
                     continue
-                share = percent(group.first, line, metric)
-                key = (group.name, line.first["label"], group.first.first["label"], metric)
-                users = _read_bootstrap(bootstraps.get(key))
-                test = Test(
-                    group.name, group.first.name, line.name, metric, share or 0.0, paired_t(ours, theirs), users
-                )
-                found.append(test)
+                runs = runs_of(group.first, line, seeds)
+                users = _read_bootstrap(bootstraps.get((runs, metric)), len(seeds))
+                found.append(
+                    Test(group.name, group.first.name, line.name, metric, percent(group.first, line, metric),
+                         fmean(ours), paired_t(ours, theirs), users)
+                )  # fmt: skip
     return _corrected(found)
 
 
-def _read_bootstrap(row: Row | None) -> PairedTest | None:
+def runs_of(first: Line, second: Line, seeds: Iterable[str]) -> str:
+    """Which runs a bootstrap over users compared: a row of other runs is not the comparison's."""
+    chosen = list(seeds)
+    return " ".join(line.runs[seed]["identity"][:12] for line in (first, second) for seed in chosen)
+
+
+def _read_bootstrap(row: Row | None, seeds: int) -> PairedTest | None:
     if row is None:
         return None
-    p_value = float(row["p_value"]) if row["p_value"] else None
+    known = bool(row["p_value"])
+    p_value = float(row["p_value"]) if known and seeds >= MIN_SEEDS else None
     return PairedTest(
         float(row["difference"]), float(row["low"]), float(row["high"]), p_value, int(row["users"]),
-        "" if p_value is not None else "too few users",
+        "" if known else "too few users",
     )  # fmt: skip
 
 

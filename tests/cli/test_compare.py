@@ -44,6 +44,7 @@ def files(home):
     rows = [(f"anna {u}", f"item-{i}") for u in range(60) for i in draw.sample(range(50), 10)]
     draw.shuffle(rows)
     write(home / "my_train.csv", rows[:450])
+    write(home / "few.csv", [(f"anna {u}", f"item-{i}") for u in range(60) for i in (u % 50, 49 - u % 50)])
     write(home / "my_test.csv", [*rows[450:], ("nobody", "item-1"), ("nobody", "item-2"), ("neither", "item-3")])
     return home
 
@@ -59,7 +60,7 @@ def test_two_experiments(home, capsys):
     text = (home / "out" / "report.md").read_text()
     assert "Selected on test (protocol paper)" in text
     assert "MF_tiny_mml to MF_tiny_ccl" in text
-    assert "Holm-corrected over all 2 comparisons" in text
+    assert "in this report: 2 over seeds, 2 over users." in text
     assert {row["suite_thresholds"] for row in Rows.load(home / "out" / "rows").cells} == {"0.6 0.7 0.8 0.9"}
     before = (home / "out" / "report.html").read_bytes()
     assert compare(words) == 0
@@ -131,9 +132,12 @@ OWN = ["--train", "my_train.csv", "--test", "my_test.csv", "--losses"]
         (["MF_tiny_ccl"], "give at least two different experiments"),
         (["MF_tiny_cll", "MF_tiny_mml"], "there is no experiment 'MF_tiny_cll'"),
         (["MF_tiny_ccl", "MF_tiny_mml", "--cells", "2"], "--cells goes with --train, --test and --losses"),
+        (["MF_tiny_ccl", "MF_tiny_mml", "--gpu", "9"], "--gpu 9 is not there"),
+        (["MF_tiny_ccl", "MF_tiny_mml", "--valid-share", "0.2"], "--valid-share is for --protocol held-out"),
         (["MF_tiny_ccl", "MF_tiny_mml", "--protocol", "papr"], "protocol 'papr' is unknown; did you mean 'paper'"),
         (["--train", "my_train.csv"], "give either experiments, or all three"),
         (["--train", "no.csv", "--test", "my_test.csv", "--losses", "ccl,mml"], "there is no file no.csv"),
+        (["--train", "few.csv", "--test", "my_test.csv", "--losses", "ccl,mml"], "share 0.1 leaves no validation item"),
         ([*OWN, "ccl,mlm"], "there is no loss 'mlm'"),
         ([*OWN, "ccl"], "at least two different losses"),
         ([*OWN, "ccl,mml", "--model", "MFF"], "no model 'MFF'"),

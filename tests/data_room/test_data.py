@@ -173,6 +173,8 @@ def test_csv_import_keeps_text_ids(tmp_path):
         ("user,item\na,\n", "line 2: the item is empty"),
         ("user,item\n", "holds no row"),
         ('user,item\na,"b^c"\n', r"item id 'b\^c' cannot be used"),
+        ("user,item\na,b,5\nc,d,4\n", "rows have more values than the header"),
+        ("", "is empty; its first line must be a header"),
     ],
 )
 def test_bad_csv_imports(tmp_path, content, says):
@@ -180,6 +182,29 @@ def test_bad_csv_imports(tmp_path, content, says):
     with pytest.raises(UserError, match=says):
         import_csv("bad", text(tmp_path, "bad.csv", content), good, tmp_path / "d")
     assert not (tmp_path / "d" / "bad").exists()
+
+
+def test_repeated_and_known_interactions_are_left_out_and_counted(tmp_path):
+    train = text(tmp_path, "a.csv", "user,item\na,x\na,x\na,y\nb,y\n")
+    test = text(tmp_path, "b.csv", "user,item\na,z\na,z\nb,y\nb,x\nnew,x\n")
+    folder = import_csv("mine", train, test, tmp_path / "d", drop_cold_users=True, distinct=True)
+    data = load(folder)
+    named = [
+        {(data.user_ids[u], data.item_ids[i]) for u, i in zip(*pairs)}
+        for pairs in ((data.train_users, data.train_items), (data.test_users, data.test_items))
+    ]
+    assert named == [{("a", "x"), ("a", "y"), ("b", "y")}, {("a", "z"), ("b", "x")}]
+    assert (len(data.train_items), len(data.test_items)) == (3, 2)
+    assert json.loads((folder / "dataset.json").read_text())["notes"][:4] == [
+        "1 repeated training interactions were left out",
+        "1 repeated test interactions were left out",
+        "1 test interactions that are in train were left out",
+        "1 test users without training history were left out",
+    ]
+    with pytest.raises(
+        UserError, match=r"no test interaction is left to measure with: .*3 test interactions that are in train"
+    ):
+        import_csv("same", train, train, tmp_path / "d", distinct=True)
 
 
 def test_a_known_name_must_hold_the_known_data(tmp_path, monkeypatch):
@@ -307,3 +332,39 @@ def test_synthetic_data_is_the_same_everywhere():
 def test_query_index_is_the_id_where_ids_are_numbers():
     data = load(TINY)
     assert convert.query_index(data).tolist() == data.user_ids.astype(int).tolist()
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "says"),
+    [
+        (
+            "0 0 1\n1 2\n",
+            "0 2\n7 1\n",
+            r"test.txt: user 7 has no line in \S*users.txt, whose 2 ids are numbered 0 to 1",
+        ),
+        ("0 0 1\n1 3\n", "0 2\n", r"train.txt: item 3 has no line in \S*items.txt, whose 3 ids are numbered 0 to 2"),
+        ("0 0 1\n1 2\n", "0 3\n", r"test.txt: item 3 has no line"),
+    ],
+)
+def test_numbers_without_an_original_id_are_refused(tmp_path, train, test, says):
+    folder = text(tmp_path / "d", "train.txt", train).parent
+    text(folder, "test.txt", test)
+    text(folder, "users.txt", "anna\nbob\n")
+    text(folder, "items.txt", "tea\nmilk\nbread\n")
+    with pytest.raises(UserError, match=says):
+        load(folder)
+
+
+def test_original_ids_stand_once_and_for_both_sides(tmp_path):
+    folder = text(tmp_path / "d", "train.txt", "0 0 1\n1 2\n").parent
+    text(folder, "test.txt", "0 2\n")
+    text(folder, "users.txt", "anna\nbob\n")
+    with pytest.raises(UserError, match=r"users.txt needs items.txt beside it"):
+        load(folder)
+    text(folder, "items.txt", "tea\nmilk\ntea\n")
+    with pytest.raises(UserError, match=r"items.txt: the id tea stands there twice"):
+        load(folder)
+    text(folder, "items.txt", "tea\nmilk\nbread\n")
+    data = load(folder)
+    pairs = {(data.user_ids[u], data.item_ids[i]) for u, i in zip(data.test_users, data.test_items)}
+    assert pairs == {("anna", "bread")}

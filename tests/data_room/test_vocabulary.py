@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -96,3 +97,13 @@ def test_foreign_columns_are_refused_by_name(golden_params):
               for c in params["feature_cols"]]  # fmt: skip
     with pytest.raises(UserError, match="cannot read column 'user_history'"):
         vocabulary.build(odd(), {**params, "feature_cols": pooled})
+
+
+@pytest.mark.parametrize("wrong", ["anna", "1" * 30, "1.5"])
+def test_ids_that_the_dtype_cannot_hold_are_one_sentence(wrong, golden_params):
+    params = golden_params("MF_ccl")
+    params["feature_cols"] = [{**c, "dtype": "int"} for c in params["feature_cols"]]
+    data = odd()
+    users = np.array([*data.user_ids[:-1], wrong])
+    with pytest.raises(UserError, match=rf"column 'user_id' has dtype int, and the id '{wrong}' is no such number"):
+        vocabulary.build(dataclasses.replace(data, user_ids=users), params)

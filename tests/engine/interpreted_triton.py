@@ -23,7 +23,7 @@ from .fed import Pair, make_trainer
 from .recorded import RecordedGraph, recording_launch
 from .test_cuda_graph import assert_same
 from .test_sampled_scores import gradients, inputs, normalised, plain
-from .test_sampler import ITEMS, SETTINGS, draw, lists_of, sampler
+from .test_sampler import ITEMS, RATES, SETTINGS, draw, lists_of, sampler
 
 assert os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -136,7 +136,8 @@ def test_the_same_order_of_rows(triton, reference, count):
 def test_the_same_dropout(triton, reference, dtype):
     rows = torch.tensor([5, 900, 3])
     keys = {"seed": 1, "stream": 3, "epoch": torch.full((1,), 2), "dtype": dtype}
-    assert torch.equal(triton.dropout(rows, 7, 0.2, **keys), reference.dropout(rows, 7, 0.2, **keys))
+    for rate in RATES:
+        assert torch.equal(triton.dropout(rows, 7, rate, **keys), reference.dropout(rows, 7, rate, **keys)), rate
 
 
 @pytest.mark.parametrize("masked", [False, True])

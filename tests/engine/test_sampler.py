@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mml_plugin.engine import backends
+from mml_plugin.engine import backends, philox
 from mml_plugin.engine.backends.base import Positives
 from mml_plugin.engine.sampler import NegativeSampler, cumulative_words, shuffled
 from mml_plugin.errors import UserError
@@ -64,6 +64,37 @@ def test_a_row_draws_the_same_in_any_batch(name):
     for part in order.split(17):
         assert torch.equal(draw(made, rows[part], users[part], 9), whole[part])
     assert not torch.equal(draw(made, rows, users, 9, epoch=1), whole)
+
+
+def test_longer_lists_than_numba_has_places_for_and_any_number_of_threads():
+    import numba
+
+    many = 150_000
+    positives = lists_of([range(0, many, 2), [], range(5)])
+    rows, users = torch.arange(300), torch.arange(300) % 3
+    drawn = []
+    for name, threads in (("reference", 1), ("numba", 1), ("numba", min(2, numba.config.NUMBA_NUM_THREADS))):
+        backend = backends.select(name, CPU)
+        numba.set_num_threads(threads)
+        made = NegativeSampler.create(7, torch.arange(many), backend, positives=positives)
+        drawn.append(draw(made, rows, users, 11))
+    numba.set_num_threads(torch.get_num_threads())
+    assert (drawn[0][::3, 1:] % 2 == 1).all()
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=60).filter(any), st.sampled_from([0.3, 1.0, 2.0]))
+def test_popularity_draws_what_a_search_over_all_bounds_finds(counts, alpha):
+    popularity = torch.tensor(counts)
+    ids = torch.arange(len(counts))
+    made = NegativeSampler.create(5, ids, backends.select("numba", CPU), popularity=popularity, alpha=alpha)
+    drawn = draw(made, torch.arange(40), torch.zeros(40, dtype=torch.int64), 9)[:, 1:]
+    words = philox.words(torch.arange(40), 9, seed=5, stream=philox.NEGATIVES, epoch=0).numpy()
+    wanted = [[int(np.flatnonzero(made.cumulative.numpy() > word)[0]) for word in row] for row in words]
+    assert drawn.tolist() == wanted
+    assert (popularity[drawn] > 0).all()
 
 
 def test_uniform_by_chi_square():
@@ -133,3 +164,24 @@ def test_dropout_masks_are_the_same_everywhere(name):
     wanted = backends.select("reference", CPU).dropout(rows, 7, 0.2, seed=1, stream=3, epoch=2, dtype=torch.float32)
     made = backends.select(name, CPU).dropout(rows, 7, 0.2, seed=1, stream=3, epoch=2, dtype=torch.float32)
     assert torch.equal(made, wanted)
+
+
+RATES = [0.02, 0.055, 0.1, 0.2, 0.3, 0.335, 0.47, 0.5, 0.655, 0.7, 0.905, 0.99]
+
+
+def torchs_factor(rate, dtype):
+    """What torch's own dropout makes of a 1."""
+    return torch.nn.functional.dropout(torch.ones(8192, dtype=dtype), rate).max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", NAMES)
+def test_dropout_factors_are_torchs_own_to_the_bit(name, dtype):
+    backend, rows = backends.select(name, CPU), torch.arange(500)
+    for rate in RATES:
+        made = backend.dropout(rows, 7, rate, seed=1, stream=3, epoch=0, dtype=dtype)
+        assert made.unique().tolist() == [0.0, torchs_factor(rate, dtype).item()], rate
+
+
+def test_the_rates_include_some_where_a_double_s_quotient_rounds_otherwise():
+    assert any(np.float32(1 / (1 - rate)) != torchs_factor(rate, torch.float32).item() for rate in RATES)

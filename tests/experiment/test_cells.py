@@ -204,6 +204,27 @@ def test_a_killed_process_is_said_so_and_runs_again(home, monkeypatch):
     assert [outcome.state for outcome in runner(cells)[0].run(cells)] == [DONE]
 
 
+def test_a_cell_that_another_process_just_saw_fail_is_not_tried_again(home, monkeypatch):
+    cells = cells_of("MF_tiny_mml")
+    real, started = subprocess.Popen, []
+
+    def failing(words, **keys):
+        started.append(words)
+        return real([sys.executable, "-c", "print('error: no luck'); raise SystemExit(2)"], **keys)
+
+    monkeypatch.setattr(cells_module.subprocess, "Popen", failing)
+    first, second = (Runner(Path("logs"), isolated=True, say=lambda text: None) for _ in range(2))
+    (outcome,) = first.run(cells)
+    assert outcome.error.startswith("no luck (exit 2, see ")
+    second._began = first._began
+    outcome, ran = second._claim_and_run(cells[0], "")
+    assert (outcome.state, ran, len(started)) == (FAILED, False, 1)
+    assert outcome.error.startswith("no luck (tried by another process")
+    os.utime(first._log(cells[0]), (1, 1))
+    second.run(cells)
+    assert len(started) == 2
+
+
 def test_a_slim_run_still_makes_rows(home):
     cells = cells_of("MF_tiny_mml")
     run, collector = runner(cells)

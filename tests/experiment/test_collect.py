@@ -190,6 +190,32 @@ def test_other_seeds_results_stay_in_the_rows(home):
     assert {row["cell"] for row in rows.history} == {row["cell"] for row in rows.cells}
 
 
+def test_more_seeds_are_compared_over_users_with_the_earlier_ones(home):
+    """The seeds were asked for one after the other; the comparison needs the folders of both."""
+    lines = ({"expid": "MF_tiny_ccl", "label": "CCL"}, {"expid": "MF_tiny_mml", "label": "MML"})
+    for seed in (1, 2):
+        collector = collected(cells_of(*lines, seeds=[seed]), "one-by-one")
+        users = collector.add_bootstraps().users
+    assert {row["seeds"] for row in users} == {"1 2"}
+    whole = collected(cells_of(*lines), "at-once").add_bootstraps().users
+    assert users == whole
+
+
+def test_a_result_of_earlier_settings_is_kept_but_not_counted(home):
+    def line(weight):
+        return {"expid": "MF_tiny_ccl", "label": "CCL", "set": {"negative_weight": weight}}
+
+    first = collected(cells_of(line(7), seeds=[5, 6]), "settings").update([])
+    rows = collected(cells_of(line(8), seeds=[5]), "settings").update([])
+    assert [(row["seed"], row["settings"].split()[-1], row["state"]) for row in rows.cells] == [
+        ("5", "negative_weight=7", "outdated"), ("5", "negative_weight=8", DONE),
+        ("6", "negative_weight=7", "outdated"),
+    ]  # fmt: skip
+    assert [row["settings"].split()[-1] for row in rows.done()] == ["negative_weight=8"]
+    back = collected(cells_of(line(7), seeds=[5, 6]), "settings").update([])
+    assert back.done() == first.done()
+
+
 def test_held_out_training_never_sees_test(home, monkeypatch):
     """Whatever stands in the test split, every epoch's loss, validation and chosen epoch are the same."""
     from mml_plugin.data.interactions import load

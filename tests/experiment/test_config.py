@@ -257,3 +257,10 @@ def test_a_misspelt_key_never_passes(key, position, letter):
         return
     with pytest.raises(UserError, match="unknown key"):
         load_experiment(CONFIG, "MF_yelp_mml", (f"{wrong}=1",))
+
+
+def test_mf_refuses_a_second_column_of_a_side():
+    """recbox stacks them and fails with a traceback; the fast engine would leave the history unread."""
+    columns = yaml.safe_dump(load_experiment(CONFIG, "SimpleX_yelp_mml").params["feature_cols"], width=10**6)
+    with pytest.raises(UserError, match="MF reads one user column, and 'user_history' is another; remove it"):
+        load_experiment(CONFIG, "MF_yelp_mml", (f"feature_cols={columns}",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ from mml_plugin.errors import UserError
 from mml_plugin.experiment import run_fast
 from mml_plugin.experiment.config import list_experiments
 from mml_plugin.experiment.run import RunRequest, run
+from mml_plugin.hosts.recbox import trainer as recbox_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "config"
@@ -198,6 +200,135 @@ def test_refusals(more, keys, says):
         go(runs="refusals", more=more, overwrite=True, **keys)
 
 
+# tests/hosts/recbox/test_resume.py tests its loop; these are whole runs.
+SLOW_RECBOX = pytest.param("recbox", marks=pytest.mark.slow)
+BATCH_SCOPE = "regularizer_scope=batch"
+
+
+@pytest.mark.parametrize(
+    ("expid", "more", "says"),
+    [
+        ("SimpleX_yelp_mml", (), "regularizer_scope batch: it is defined for MF's two tables; SimpleX has more"),
+        (
+            "MF_tiny_mml",
+            ("regularizer=l1(1.e-4)",),
+            r"regularizer l1\(1.e-4\): regularizer_scope batch takes a plain number",
+        ),
+        ("MF_tiny_mml", ("regularizer='l1_l2(1.e-4,1.e-3)'",), "regularizer_scope batch takes a plain number"),
+    ],
+)
+def test_a_batch_scope_that_cannot_be_served_is_refused_before_anything_is_written(expid, more, says):
+    with pytest.raises(UserError, match=says):
+        go(expid, runs="scope", more=(BATCH_SCOPE, *more))
+    assert not Path("scope").exists()
+
+
+@pytest.mark.parametrize("expid", ["SimpleX_yelp_mml", "SimpleX_gowalla_mml", "MF_tiny_mml"])
+def test_an_initializer_leaves_padding_rows_at_zero(expid):
+    """The item table of SimpleX on Yelp is its history's and has a padding row; on Gowalla the two are apart."""
+    folder = go(
+        expid, runs="initial", more=("initializer=xavier_uniform", "gamma=0.5")[: 2 if "SimpleX" in expid else 1]
+    )
+    best = torch.load(folder.checkpoint, weights_only=True)["best"]
+    padded = {
+        "SimpleX_yelp_mml": {"item_id", "user_history"},
+        "SimpleX_gowalla_mml": {"user_history"},
+        "MF_tiny_mml": set(),
+    }[expid]
+    for name, table in best.items():
+        if "embedding_layers" in name:
+            assert bool((table[-1] == 0).all()) == (name.split(".")[-2] in padded), name
+            bound = (6 / sum(table.shape)) ** 0.5
+            assert bound / 2 < table[:-1].abs().max() < bound + 0.2, name
+
+
+@pytest.mark.parametrize("engine", ["fast", "recbox"])
+def test_a_share_too_small_for_a_validation_item_is_one_sentence(engine):
+    request = RunRequest(
+        "MF_tiny_mml", CONFIG, engine=engine, overrides=SMALL, protocol="held-out", valid_share=0.001,
+        runs_dir=Path("empty"),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"--valid-share 0.001 leaves no validation item: .*\(the most is \d+,"):
+        run(request)
+    assert not Path("empty").exists()
+
+
+@pytest.mark.parametrize("engine", ["fast", SLOW_RECBOX])
+def test_the_reported_epoch_is_that_of_the_weights(engine):
+    """Without save_best_only the last weights are kept; a plateau reloads, and so keeps, those before it."""
+    more = ("save_best_only=False", "learning_rate=0.3", "epochs=6", "patience=50", "num_workers=0")
+    for plateau in (False, True):
+        overrides = (*SMALL, *more, f"reduce_lr_on_plateau={plateau}")
+        folder = run(
+            RunRequest("MF_tiny_mml", CONFIG, engine=engine, overrides=overrides, runs_dir=Path(f"last-{engine}"))
+        )
+        result, history = folder.read_result(), pd.read_csv(folder.history).set_index("epoch")
+        names = list(result["metrics"])
+        if not plateau:
+            assert int(history[result["monitor"]].idxmax()) < 6  # the case has something to get wrong
+            assert result["best_epoch"] == 6
+        reported = history.loc[result["best_epoch"], names].tolist()
+        assert reported == pytest.approx([result["metrics"][name] for name in names], abs=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["fast", SLOW_RECBOX])
+def test_resume_refuses_data_that_changed(engine, tmp_path, monkeypatch):
+    folder = tmp_path / "data" / "synth"
+    synthetic.generate(folder, users=80, items=120, seed=3)
+    monkeypatch.chdir(tmp_path)
+    module = Trainer if engine == "fast" else recbox_trainer._Loop
+    real = module._one_epoch
+
+    def interrupted(loop, memory):
+        if loop.epoch:
+            raise KeyboardInterrupt
+        return real(loop, memory)
+
+    request = RunRequest("MF_tiny_mml", CONFIG, engine=engine, overrides=SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_one_epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(request)
+    shutil.rmtree(folder)
+    synthetic.generate(folder, users=80, items=120, seed=4)
+    resumed = dataclasses.replace(request, resume=True)
+    with pytest.raises(
+        UserError, match=r"checkpoint.pt was trained on other data \(fingerprint \w{12}\) than are there now"
+    ):
+        run(resumed)
+    shutil.rmtree(folder)
+    synthetic.generate(folder, users=80, items=120, seed=3)
+    assert run(resumed).read_result()["epochs"] == 3
+
+
+def test_standard_metrics_are_the_fast_engines():
+    names = "metrics=['Recall(k=20)','StandardMRR(k=5)','StandardMAP(k=5)']"
+    more = (names, "monitor=StandardMRR(k=5)")
+    folder = go(runs="standard", more=more)
+    scores = per_user_scores(folder)
+    found = folder.read_result()["metrics"]
+    ranks = [np.flatnonzero(hits[:5]) + 1 for hits, _ in scores]
+    assert found["StandardMRR(k=5)"] == pytest.approx(np.mean([1 / r[0] if len(r) else 0 for r in ranks]))
+    precisions = [sum((i + 1) / r for i, r in enumerate(rank)) / min(5, n) for rank, (_, n) in zip(ranks, scores)]
+    assert found["StandardMAP(k=5)"] == pytest.approx(np.mean(precisions))
+    with pytest.raises(UserError, match=r"stock recbox does not have StandardMRR\(k=5\); --engine fast does"):
+        run(RunRequest("MF_tiny_mml", CONFIG, overrides=(*SMALL, *more)))
+
+
+def per_user_scores(folder):
+    """(whether each of the ranked items is one of test's, how many test has) of every test user, by brute force."""
+    data, vectors = load(Path("data/synth")), load_file(folder.embeddings)
+    scores = vectors["users"] @ vectors["items"].T
+    scores[data.train_users, data.train_items] = -np.inf
+    top = np.argsort(-scores, axis=1, kind="stable")
+    found = []
+    for user in range(data.num_users):
+        wanted = data.test_items[data.test_indptr[user] : data.test_indptr[user + 1]]
+        if len(wanted):
+            found.append((np.isin(top[user], wanted), len(wanted)))
+    return found
+
+
 def test_recbox_refuses_what_is_the_fast_engines():
     with pytest.raises(UserError, match="--backend numba is the fast engine's"):
         run(RunRequest("MF_tiny_mml", CONFIG, backend="numba"))
@@ -253,6 +384,6 @@ def test_the_process_that_compiles_gets_the_bits_of_those_that_load(expid, home,
         keys = [word for key in (*SMALL, "epochs=2", "learning_rate=0.02") for word in ("--set", key)]
         environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
         subprocess.run(command + keys, cwd=home, env=environment, check=True, capture_output=True)
-        (history,) = (home / name).glob("*/*/history.csv")
+        (history,) = (home / name / expid).glob("*/history.csv")
         losses.append(pd.read_csv(history)["train_loss"].tolist())
     assert losses[0] == losses[1]

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from scipy import stats
 
 from mml_plugin.engine.schedule import Schedule
 from mml_plugin.errors import UserError
+from mml_plugin.hosts import recbox
 from mml_plugin.report.build import Spec, build
 from mml_plugin.report.comparison import compare, groups_of, paper_row, percent
 from mml_plugin.report.document import Document, Heading, Table, Text
@@ -76,6 +78,41 @@ def test_one_seed_says_so_instead_of_a_p_value():
     assert "±" not in text.split("± is")[0]
 
 
+def bootstrap_row(rows, metric="Recall(k=20)", **more):
+    """What the collector writes for MML against CCL over the given rows' seeds."""
+    runs = " ".join(row["identity"][:12] for row in rows.cells)
+    row = {"runs": runs, "metric": metric, "difference": "0.003", "low": "0.002", "high": "0.004", "p_value": "0.01"}
+    return {**row, "users": "300", **more}
+
+
+def test_one_seed_has_an_interval_over_users_but_no_p_value():
+    rows = sample(labels=("CCL", "MML"), seeds=(1,))
+    rows.users = [bootstrap_row(rows)]
+    text = build(Spec("T"), rows).markdown()
+    ccl = value("CCL", 1, 6)
+    assert f"{0.2 / ccl:+.2f} to {0.4 / ccl:+.2f} % |" in text
+    assert "p = " not in text
+    assert "With fewer than 3 seeds there is no p-value, of either kind." in text
+
+
+def test_intervals_are_in_percent_of_the_first():
+    rows = sample(labels=("CCL", "MML"), seeds=(1, 2, 3))
+    rows.users = [bootstrap_row(rows)]
+    text = build(Spec("T"), rows).markdown()
+    a, b = (np.array([value(label, seed, 6) for seed in (1, 2, 3)]) for label in ("CCL", "MML"))
+    found = stats.ttest_rel(b, a).confidence_interval(0.95)
+    assert f"{100 * found.low / a.mean():+.2f} to {100 * found.high / a.mean():+.2f} %, p = " in text
+    assert f"{0.2 / a.mean():+.2f} to {0.4 / a.mean():+.2f} %, p = 0.0100" in text
+    assert "in this report: 2 over seeds, 1 over users." in text
+
+
+def test_a_bootstrap_of_other_runs_is_not_shown():
+    rows = sample(labels=("CCL", "MML"), seeds=(1, 2, 3))
+    rows.users = [bootstrap_row(rows)]
+    rows.cells[-1]["identity"] = "another run since"
+    assert compare(rows, groups_of(rows.done()))[0].users is None
+
+
 def test_only_shared_seeds_are_compared():
     rows = sample(labels=("CCL", "MML"))
     rows.cells = [row for row in rows.cells if (row["label"], row["seed"]) not in (("CCL", "1"), ("MML", "5"))]
@@ -103,7 +140,51 @@ def test_failed_and_missing_cells_are_shown_with_their_error():
     rows.cells.append({**cell("BSL", 2), "state": "missing"})
     text = build(Spec("T"), rows).markdown()
     assert "the loss is nan" in text
-    assert "Not run yet: 1 of 4 cells: BSL (MF on yelp18, 100 negatives)." in text
+    assert "Not run yet: 1 of 4 cells.\n\n- MF on yelp18, 100 negatives: BSL\n" in text
+
+
+def test_what_is_missing_is_named_by_group_seed_and_family():
+    rows = sample(labels=("CCL",), seeds=(1,))
+    rows.cells += [{**cell("CCL", seed), "state": "missing"} for seed in (2, 3)]
+    tuned = [{**cell("MML", 1, negatives=10), "label": f"c{n}", "cell": f"c{n}", "family": "MML"} for n in range(3)]
+    rows.cells += [tuned[0], *({**row, "state": "missing"} for row in tuned[1:])]
+    text = build(Spec("T"), rows).markdown()
+    assert "Not run yet: 4 of 6 cells." in text
+    assert "- MF on yelp18, 100 negatives: CCL (seeds 2 3)\n" in text
+    assert "- MF on yelp18, 10 negatives: MML (2 of 3 tuning cells)\n" in text
+    assert "Cells with a result: MML 1 of 3." in text
+
+
+def test_a_stand_in_for_a_missing_first_is_said():
+    rows = sample(labels=("MML", "BSL"), seeds=(1,))
+    said = "CCL, which the others are held against, has no result yet: MML stands in."
+    assert said not in build(Spec("T"), rows).markdown()
+    rows.cells.insert(0, {**cell("CCL", 1), "state": "missing"})
+    assert said in build(Spec("T"), rows).markdown()
+
+
+def test_a_group_of_one_run_shows_both_metrics():
+    table = next(block for block in build(Spec("T"), sample(("CCL",), (1,))).blocks if isinstance(block, Table))
+    assert {"Recall@20", "NDCG@20"} < set(table.header)
+
+
+def test_results_of_other_settings_are_left_out_and_said():
+    rows = sample(labels=("CCL", "MML"), seeds=(1,))
+    rows.cells.append({**cell("MML", 2), "state": "outdated", "Recall(k=20)": "0.99"})
+    text = build(Spec("T"), rows).markdown()
+    assert "no longer the suite's: MML (MF on yelp18, 100 negatives)." in text
+    assert "±" not in text.split("± is")[0]
+
+
+def test_an_unfinished_tuning_concludes_nothing():
+    cells = []
+    for label, family in (("CCL", "single"), ("MML", "several")):
+        for number in range(2):
+            more = {"family": family, "label": f"{family} {number}", "cell": f"{family}{number}"}
+            cells.append({**cell(label, 1, protocol="held-out"), "validation Recall(k=20)": "0.1", **more})
+    assert "Unfinished" not in build(Spec("T"), Rows(cells)).markdown()
+    cells[-1]["state"] = "missing"
+    assert "Unfinished, the choice may still change. MF on yelp18" in build(Spec("T"), Rows(cells)).markdown()
 
 
 def test_nothing_run_is_a_report_too():
@@ -198,6 +279,26 @@ def test_early_stopping_is_the_trainers_rule(monitor, patience):
             break
     stop = read_stop(monitor, patience)
     assert (stop.epoch, stop.best_epoch, stop.reached) == (epoch, schedule.best_epoch, schedule.exhausted)
+
+
+@given(st.lists(st.integers(0, 9).map(lambda v: 0.05 + v * 4e-7), min_size=1, max_size=25), st.integers(1, 4))
+def test_early_stopping_is_recboxs_own_rule(monitor, patience):
+    """recbox's method itself, on values whose steps straddle its 1e-6."""
+    recbox.load()
+    from recbox.matching.pytorch.models import MatchingModel
+
+    saved = []
+    model = SimpleNamespace(
+        _monitor=SimpleNamespace(get_value=lambda logs: logs["m"]), _monitor_mode="max", _best_metric=-np.inf,
+        _stopping_steps=0, _reduce_lr_on_plateau=False, _save_best_only=True, checkpoint="", _patience=patience,
+        _eval_interval_epochs=1, _stop_training=False, save_weights=lambda path: saved.append(epoch),
+    )  # fmt: skip
+    for epoch, reached in enumerate(monitor, 1):
+        MatchingModel.checkpoint_and_earlystop(model, epoch, {"m": reached})
+        if model._stop_training:
+            break
+    stop = read_stop(monitor, patience)
+    assert (stop.epoch, stop.best_epoch, stop.reached) == (epoch, saved[-1], model._stop_training)
 
 
 def test_rows_survive_their_files(tmp_path):

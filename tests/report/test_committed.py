@@ -54,10 +54,15 @@ def test_verdicts_follow_the_rule():
     findings = script("findings")
     assert findings.Gain(None).verdict(4.0) == "not run yet"
     assert findings.Gain(4.0).verdict(4.0) == "no interval yet"
-    assert findings.Gain(4.0, 1, None, 3.0, 5.0).verdict(4.0) == "yes"
-    assert findings.Gain(1.0, 1, None, 0.5, 1.5).verdict(4.0) == "smaller"
-    assert findings.Gain(1.0, 1, None, -0.5, 1.5).verdict(4.0) == "no difference seen"
-    assert findings.Gain(-2.0, 1, None, -3.0, -1.0).verdict(4.0) == "no"
+    assert findings.Gain(4.0, 3, 0.1, 3.0, 5.0, 2.0, 6.0).verdict(4.0) == "yes"
+    assert findings.Gain(4.0, 3, 0.1, 3.0, 5.0, -2.0, 9.0).verdict(4.0) == "no difference seen"
+    assert findings.Gain(1.0, 3, 0.1, 0.5, 1.5, 0.5, 1.5).verdict(4.0) == "smaller"
+    assert findings.Gain(1.0, 1, None, -0.5, 1.5).verdict(4.0) == "no difference seen (1 seed)"
+    assert findings.Gain(-2.0, 2, 0.1, -3.0, -1.0).verdict(4.0) == "no (2 seeds)"
+    assert findings.Gain(-1.0, 3, 0.1, -1.9, -0.1, -1.9, -0.1).parity("MML", "BSL") == "yes"
+    assert findings.Gain(-1.9, 3, 0.1, -2.8, -1.0, -2.8, -1.0).parity("MML", "BSL") == "no, BSL ahead"
+    assert findings.Gain(1.9, 1, None, 1.0, 2.8).parity("MML", "BSL") == "no, MML ahead (1 seed)"
+    assert findings.Gain(1.0, 3, 0.1, -0.5, 2.5, 0.5, 1.5).parity("MML", "BSL") == "undecided"
 
 
 def test_findings_read_the_gains_off_the_rows(tmp_path):
@@ -79,3 +84,85 @@ def test_findings_read_the_gains_off_the_rows(tmp_path):
     assert gain.seeds == 5
     page = findings.findings(pool)
     assert f"{gain.percent:+.2f} % (users: {gain.low:+.2f} to {gain.high:+.2f} %; 5 seeds: sd {gain.sd:.2f} %)" in page
+
+
+def suite_of(tmp_path, name, *rows):
+    """A suite file of these rows, with their histories."""
+    from mml_plugin.report.rows import Rows
+    from tests.report.sample import history
+
+    made = Rows(
+        list(rows), [{**line, "cell": row["cell"]} for row in rows for line in history({**row, "label": row["loss"]})]
+    )
+    made.save(tmp_path / f"suite_{name}")
+    return made
+
+
+def test_parity_reads_a_suite_that_holds_all_against_mml(tmp_path):
+    from mml_plugin.report.rows import Rows
+    from tests.report.sample import cell
+
+    findings = script("findings")
+    sides = {"bslnative": {**cell("BSL", 1), "expid": "MF_yelp_bslnative"}, "mml": cell("MML", 1)}
+    rows = suite_of(tmp_path, "parity", sides["mml"], sides["bslnative"])
+    runs = " ".join(sides[name]["identity"][:12] for name in ("mml", "bslnative"))
+    rows.users = [{"runs": runs, "metric": "Recall(k=20)", "low": "-0.004", "high": "-0.001"}]
+    Rows(rows.cells, rows.history, rows.users).save(tmp_path / "suite_parity")
+    gain = findings.Pool(tmp_path).gain("MF_yelp_bslnative", "MF_yelp_mml", "Recall(k=20)")
+    base = float(sides["bslnative"]["Recall(k=20)"])
+    assert (gain.low, gain.high) == (pytest.approx(0.1 / base), pytest.approx(0.4 / base))
+
+
+def test_every_comparison_of_the_page_is_made_by_a_suite():
+    """Each pair that the page needs an interval for is a line against the first of its group in some suite."""
+    from mml_plugin.experiment.suite import make_cells, read_suite
+
+    made = set()
+    for name in ("table2", "table4", "figure3", "parity"):
+        firsts = {}
+        for cell in make_cells(read_suite(ROOT / "benchmarks" / "suites" / f"{name}.yaml"), ROOT / "config", Path("x")):
+            first = firsts.setdefault(cell.group, cell.request.expid)
+            made.add(frozenset((first, cell.request.expid)))
+    for data in ("yelp", "gowalla"):
+        for first, second in (
+            (f"MF_{data}_ccl", f"MF_{data}_mml"), (f"SimpleX_{data}_ccl", f"SimpleX_{data}_mml"),
+            (f"MF_{data}_ccl_n10", f"MF_{data}_mml_n10"), (f"MF_{data}_bsl", f"MF_{data}_mml"),
+            (f"MF_{data}_bslnative", f"MF_{data}_mml"),
+        ):  # fmt: skip
+            assert frozenset((first, second)) in made
+
+
+def test_cut_runs_are_no_findings_and_the_newest_of_two_counts(tmp_path):
+    from tests.report.sample import cell
+
+    findings = script("findings")
+    suite_of(tmp_path, "a", {**cell("CCL", 1), "cut": "10 batches per epoch"})
+    assert findings.Pool(tmp_path).line("MF_yelp_ccl") is None
+    old, new = {"Recall(k=20)": "0.1", "date": "2026-11-01"}, {"Recall(k=20)": "0.2", "date": "2026-11-02"}
+    for names in (("a", "b"), ("b", "a")):
+        for name, more in zip(names, (old, new)):
+            suite_of(tmp_path, name, {**cell("CCL", 1), **more})
+        assert findings.Pool(tmp_path).line("MF_yelp_ccl").mean("Recall(k=20)") == 0.2
+
+
+def test_an_unfinished_ablation_concludes_nothing(tmp_path):
+    from tests.report.sample import cell
+
+    findings = script("findings")
+    rows = [
+        {
+            **cell(loss, 1, protocol="held-out"),
+            "family": family,
+            "label": f"{family} {number}",
+            "cell": f"{loss}{number}",
+        }
+        for loss, family in (("CCL", "single margin"), ("MML", "several margins"))
+        for number in range(2)
+    ]
+    suite_of(tmp_path, "ablation", *rows)
+    assert "several margins buy" in findings.ablation(findings.Pool(tmp_path))
+    rows[0]["state"] = "missing"
+    suite_of(tmp_path, "ablation", *rows)
+    text = findings.ablation(findings.Pool(tmp_path))
+    assert "unfinished, only 1 of 2 cells of single margin and 2 of 2 cells of several margins" in text
+    assert "buy" not in text

@@ -17,10 +17,8 @@ from mml_plugin.engine.backends.base import AdamConstants, Backend, PlainUsers, 
 from mml_plugin.engine.backends.numba_attention import Attention
 
 NOTHING = {dtype: np.empty(0, dtype) for dtype in (np.float32, np.float64)}
-NO_POSITIVES = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint8))
-NO_BOUNDS = np.empty(0, np.uint64)
-# One bit per item times this: one question in eight about a stranger goes on to the search.
-FILTER_BITS_PER_ITEM = 8
+NO_POSITIVES = (np.empty(0, np.int64), np.empty(0, np.int32))
+NO_BOUNDS = (np.empty(0, np.uint64), np.empty(0, np.int64))
 # With a smaller share of non-zero gradients than this, sorting them by item costs more than it saves.
 SPARSE = 0.1
 
@@ -36,7 +34,7 @@ class Engine(Backend):
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
         # Numba's threads, on their start, set the number of threads of an OpenMP runtime that torch may share.
         torch.set_num_threads(threads)
-        self._filters: dict[int, tuple[Positives, tuple[np.ndarray, ...]]] = {}
+        self._made: dict[int, tuple[Any, tuple[np.ndarray, ...]]] = {}
         self._scratch: dict[str, np.ndarray] = {}
         self.active_entries = 0
         self._active_of: Tensor | None = None
@@ -59,32 +57,43 @@ class Engine(Backend):
         if cumulative is None and positives is None:
             kernels.uniform_items(rows.numpy(), *key, item_ids.numpy(), out.numpy())
             return
+        bounds, guide = self._guided(cumulative)
+        indptr, items = self._narrowed(positives)
         kernels.general_items(
-            rows.numpy(),
-            users.numpy(),
-            *key,
-            NO_BOUNDS if cumulative is None else cumulative.numpy().view(np.uint64),
-            NO_POSITIVES if positives is None else self._filtered(positives),
-            item_ids.numpy(),
-            out.numpy(),
+            numba.get_num_threads(), rows.numpy(), users.numpy(), *key, bounds, guide, indptr, items,
+            item_ids.numpy(), out.numpy(),
+        )  # fmt: skip
+
+    def _guided(self, cumulative: Tensor | None) -> tuple[np.ndarray, ...]:
+        """The bounds, and for each value of a word's upper digits the first bound above the least such word."""
+        if cumulative is None:
+            return NO_BOUNDS
+
+        def make() -> tuple[np.ndarray, ...]:
+            bounds, digits = cumulative.numpy(), int(kernels.GUIDED)
+            first = np.searchsorted(bounds, np.arange((1 << 32 - digits) + 1) << digits, side="right")
+            return bounds.view(np.uint64), np.minimum(first, len(bounds) - 1)
+
+        return self._remembered(cumulative, make)
+
+    def _narrowed(self, positives: Positives | None) -> tuple[np.ndarray, ...]:
+        """The lists with items in 32 bits: half as much to fetch."""
+        if positives is None:
+            return NO_POSITIVES
+        return self._remembered(
+            positives, lambda: (positives.indptr.numpy().astype(np.int64), positives.items.numpy().astype(np.int32))
         )
 
-    def _filtered(self, positives: Positives) -> tuple[np.ndarray, ...]:
-        known = self._filters.get(id(positives))
+    def _remembered(self, of: Any, make: Callable[[], tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+        """What ``make`` returns, made once for each object, which is kept so that its id stays its own."""
+        known = self._made.get(id(of))
         if known is None:
-            indptr = positives.indptr.numpy().astype(np.int64)
-            items = positives.items.numpy().astype(np.int64)
-            wanted = np.maximum(np.diff(indptr) * FILTER_BITS_PER_ITEM, 8)
-            sizes = (1 << np.ceil(np.log2(wanted)).astype(np.int64)) >> 3
-            start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-            bits = np.zeros(start[-1], np.uint8)
-            kernels.build_filter(indptr, items, start, bits)
-            known = self._filters[id(positives)] = (positives, (indptr, items, start, bits))
+            known = self._made[id(of)] = (of, make())
         return known[1]
 
     def dropout(self, rows: Tensor, width: int, rate: float, *, seed: int, stream: int, epoch: int | Tensor, dtype):
         out = torch.empty(len(rows), width, dtype=dtype)
-        scale = out.numpy().dtype.type(1 / (1 - rate))
+        scale = out.numpy().dtype.type(philox.kept_factor(rate, dtype))
         kernels.dropout_mask(
             rows.numpy(), np.uint64(int(epoch)), np.uint64(seed & philox.MASK), np.uint64(stream),
             np.uint64(philox.drop_threshold(rate)), scale, out.numpy(),
@@ -212,8 +221,7 @@ class Engine(Backend):
         return out
 
     def bands(self, y: Tensor, grad: Tensor, thresholds: Tensor, counts: Tensor, sums: Tensor) -> None:
-        workers = numba.get_num_threads()
-        shape = (workers, len(counts))
+        shape = (kernels.PARTS, len(counts))
         part_counts, part_sums = np.zeros(shape, np.int64), np.zeros(shape, np.float64)
         kernels.bands(y.numpy(), grad.numpy(), thresholds.numpy(), part_counts, part_sums)
         counts += torch.from_numpy(part_counts.sum(0))

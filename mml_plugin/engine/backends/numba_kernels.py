@@ -14,12 +14,16 @@ from mml_plugin.engine.backends.base import NORM_FLOOR
 
 A, B = np.uint64(philox.MULTIPLIER_A), np.uint64(philox.MULTIPLIER_B)
 WA, WB = np.uint64(philox.WEYL_A), np.uint64(philox.WEYL_B)
-MASK, HALF = np.uint64(philox.MASK), np.uint64(32)
+MASK, HALF, ONE = np.uint64(philox.MASK), np.uint64(32), np.uint64(1)
+# A word's lower digits, which the guide to cumulative bounds leaves to a search.
+GUIDED = np.uint64(16)
+# So many places for a user's items that one draw in 32 is looked for in its list; they fit a core's own cache.
+PLACES_PER_ITEM, MOST_PLACES = 32, 1 << 17
 # Reassociated sums let the compiler use vector registers; NaN and infinity keep their meaning. Only for the two sums
 # below: numba optimises once more what it stores on disk, and where the compiler is free to choose between roundings,
 # the process that compiles gets other bits than those that load.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
-PARTS = 64  # of a sum over a whole table
+PARTS = 64  # of a sum over a whole table or batch
 
 
 @njit(fastmath=FAST)
@@ -62,8 +66,12 @@ def uniform_items(rows, epoch, seed, stream, bound, item_ids, out):
 
 
 @njit(inline="always")
-def _first_above(cumulative, word):
-    low, high = 0, cumulative.shape[0] - 1
+def _to_item(word, bound, cumulative, guide):
+    """A word as a corpus row; ``guide[w >> 16]`` is where the search for a bound above the word w begins."""
+    if not cumulative.shape[0]:
+        return np.int64((word * bound) >> HALF)
+    part = np.int64(word >> GUIDED)
+    low, high = guide[part], guide[part + 1]
     while low < high:
         middle = (low + high) >> 1
         if cumulative[middle] > word:
@@ -74,62 +82,65 @@ def _first_above(cumulative, word):
 
 
 @njit(inline="always")
-def _is_positive(item, user, indptr, items, filter_start, filter_bits):
-    """Whether the sorted items of a user hold ``item``; the filter answers most questions with one look."""
-    begin, end = indptr[user], indptr[user + 1]
-    if begin == end:
-        return False
-    first = filter_start[user]
-    mask = ((filter_start[user + 1] - first) << 3) - 1
-    position = (item * np.int64(0x9E3779B1)) >> np.int64(7) & mask
-    if not (filter_bits[first + (position >> 3)] >> (position & 7)) & 1:
-        return False
-    while begin < end:
-        middle = (begin + end) >> 1
-        if items[middle] == item:
-            return True
+def _is_held(item, begin, end, items):
+    """Whether the sorted ``items[begin:end]`` hold the item."""
+    low, high = begin, end
+    while low < high:
+        middle = (low + high) >> 1
         if items[middle] < item:
-            begin = middle + 1
+            low = middle + 1
         else:
-            end = middle
-    return False
+            high = middle
+    return low < end and items[low] == item
+
+
+@njit(inline="always")
+def _mark(begin, end, items, marks):
+    """Mark each item's place, its low digits, in so many ``marks`` that most stay 0; returns the digits' mask."""
+    places = 64
+    while places < marks.shape[0] and places < PLACES_PER_ITEM * (end - begin):
+        places <<= 1
+    marks[:places] = 0
+    mask = np.uint32(places - 1)
+    for k in range(begin, end):
+        marks[np.uint32(items[k]) & mask] = 1
+    return mask
 
 
 @njit(parallel=True, cache=True)
-def build_filter(indptr, items, filter_start, filter_bits):
-    """Set one bit per item of each user; a user's bytes are a power of two."""
-    for user in prange(indptr.shape[0] - 1):
-        first = filter_start[user]
-        mask = ((filter_start[user + 1] - first) << 3) - 1
-        for k in range(indptr[user], indptr[user + 1]):
-            position = (items[k] * np.int64(0x9E3779B1)) >> np.int64(7) & mask
-            filter_bits[first + (position >> 3)] |= np.uint8(1 << (position & 7))
+def general_items(workers, rows, users, epoch, seed, stream, bound, cumulative, guide, indptr, items, item_ids, out):
+    """As :func:`uniform_items`, by popularity where ``cumulative`` is not empty, without a user's ``items`` if any.
 
-
-@njit(parallel=True, cache=True)
-def general_items(rows, users, epoch, seed, stream, bound, cumulative, positives, item_ids, out):
-    """As :func:`uniform_items`, by popularity where ``cumulative`` is not empty, without ``positives`` if any."""
-    indptr, items, filter_start, filter_bits = positives
-    slots = out.shape[1] - 1
-    for b in prange(rows.shape[0]):
-        row = np.uint64(rows[b])
-        for block in range((slots + 3) // 4):
-            w = _philox(row, np.uint64(block), epoch, np.uint64(0), seed, stream)
-            for i in range(min(4, slots - 4 * block)):
-                word = w[i]
-                attempt = np.uint64(0)
-                while True:
-                    if cumulative.shape[0]:
-                        item = np.int64(_first_above(cumulative, word))
-                    else:
-                        item = np.int64((word * bound) >> HALF)
-                    if not indptr.shape[0] or not _is_positive(
-                        item, users[b], indptr, items, filter_start, filter_bits
-                    ):
-                        break
-                    attempt += np.uint64(1)
-                    word = _philox(row, np.uint64(block), epoch, attempt, seed, stream)[i]
-                out[b, 1 + 4 * block + i] = item_ids[item]
+    A row's user marks its items in a small array; the few drawn items whose place is marked are looked for in its list.
+    """
+    slots, batch = out.shape[1] - 1, rows.shape[0]
+    for worker in prange(workers):
+        drawn, suspects = np.empty(slots, np.uint32), np.empty(slots + 1, np.uint32)
+        marks = np.empty(MOST_PLACES, np.uint8)
+        for b in range(worker * batch // workers, (worker + 1) * batch // workers):
+            row = np.uint64(rows[b])
+            for block in range((slots + 3) // 4):
+                w = _philox(row, np.uint64(block), epoch, np.uint64(0), seed, stream)
+                for i in range(min(4, slots - 4 * block)):
+                    drawn[4 * block + i] = _to_item(w[i], bound, cumulative, guide)
+            if indptr.shape[0]:
+                begin, end = indptr[users[b]], indptr[users[b] + 1]
+                mask = _mark(begin, end, items, marks)
+                count = np.uint64(0)
+                for s in range(np.uint64(slots)):
+                    # No branch: half of them would be guessed wrong.
+                    suspects[count] = s
+                    count += np.uint64(marks[drawn[s] & mask])
+                for k in range(count):
+                    slot, attempt = np.uint64(suspects[k]), np.uint64(0)
+                    item = np.int64(drawn[slot])
+                    while _is_held(item, begin, end, items):
+                        attempt = attempt + ONE
+                        w = _philox(row, slot >> np.uint64(2), epoch, attempt, seed, stream)
+                        item = _to_item(w[slot & np.uint64(3)], bound, cumulative, guide)
+                    drawn[slot] = item
+            for s in range(slots):
+                out[b, 1 + s] = item_ids[drawn[s]]
 
 
 @njit(parallel=True, cache=True)

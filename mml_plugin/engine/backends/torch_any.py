@@ -10,7 +10,8 @@ from torch import Tensor
 from mml_plugin.engine.backends import reference
 from mml_plugin.engine.backends.base import AdamConstants, TableState
 
-CHUNK_FLOATS = 1 << 21
+# Floats of a chunk. A GPU is only busy with large ones; a CPU's caches are small.
+CHUNK_FLOATS, GPU_CHUNK_FLOATS = 1 << 19, 1 << 21
 
 
 class Engine(reference.Engine):
@@ -33,7 +34,7 @@ class Engine(reference.Engine):
             row, slot = grad.nonzero(as_tuple=True)
             items, weight = index[row, slot], grad[row, slot]
             out = torch.zeros(len(grad), table.shape[1], dtype=table.dtype)
-            for part in _slices(len(row), table.shape[1]):
+            for part in _slices(len(row), table.shape[1], table):
                 here = items[part]
                 scale = weight[part] if inverse is None else weight[part] * inverse[here]
                 out.index_add_(0, row[part], scale[:, None] * table[here])
@@ -57,7 +58,7 @@ class Engine(reference.Engine):
     ) -> None:
         if self.may_wait(grad):
             row, slot = grad.nonzero(as_tuple=True)
-            for part in _slices(len(row), table.shape[1]):
+            for part in _slices(len(row), table.shape[1], table):
                 r, s = row[part, None], slot[part, None]
                 super().item_gradient(grad[r, s], y[r, s], user[row[part]], table, index[r, s], inverse, out, touched)
             return
@@ -79,13 +80,13 @@ class Engine(reference.Engine):
 
     def norm_of(self, state: TableState, squared_weight: Tensor | float) -> Tensor | float:
         total: Tensor | float = state.decay**2 * squared_weight
-        for part in _slices(len(state.weight), state.weight.shape[1]):
+        for part in _slices(len(state.weight), state.weight.shape[1], state.weight):
             grad, weight = state.grad[part], state.weight[part]
             total = total + (grad * (grad + 2 * state.decay * weight)).sum(dtype=torch.float64)
         return total
 
     def step_one(self, state: TableState, constants: AdamConstants, clip: Tensor | float) -> Tensor | float:
-        for part in _slices(len(state.weight), state.weight.shape[1]):
+        for part in _slices(len(state.weight), state.weight.shape[1], state.weight):
             weight, step = state.weight[part], state.grad[part]
             step.add_(weight, alpha=state.decay).mul_(clip)
             state.first[part].mul_(constants.beta1).add_(step, alpha=1 - constants.beta1)
@@ -100,9 +101,9 @@ class Engine(reference.Engine):
 
 def _chunks(index: Tensor, table: Tensor) -> Iterator[slice]:
     """Parts of a batch whose gathered item vectors are one chunk."""
-    return _slices(len(index), index.shape[1] * table.shape[1])
+    return _slices(len(index), index.shape[1] * table.shape[1], table)
 
 
-def _slices(rows: int, width: int) -> Iterator[slice]:
-    size = max(1, CHUNK_FLOATS // width)
+def _slices(rows: int, width: int, like: Tensor) -> Iterator[slice]:
+    size = max(1, (GPU_CHUNK_FLOATS if like.is_cuda else CHUNK_FLOATS) // width)
     return (slice(begin, min(begin + size, rows)) for begin in range(0, rows, size))

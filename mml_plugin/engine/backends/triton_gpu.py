@@ -44,7 +44,6 @@ class Engine(Backend):
 
     def __init__(self) -> None:
         self._constants: dict[tuple[Any, ...], Tensor] = {}
-        self._factors: dict[tuple[float, torch.dtype], float] = {}
         self._longest: dict[int, tuple[Positives, int]] = {}
 
     def draw_items(
@@ -113,17 +112,11 @@ class Engine(Backend):
         out = torch.empty(len(rows), width, dtype=dtype, device=rows.device)
         launch(
             kernels.dropout_mask, blocks(out.numel()),
-            rows, self._epoch(epoch, rows.device), self._kept(rate, out), out, out.numel(), width,
+            rows, self._epoch(epoch, rows.device), self._numbers((philox.kept_factor(rate, dtype),), out), out,
+            out.numel(), width,
             philox.drop_threshold(rate), _key(seed, stream), BLOCK=BLOCK,
         )  # fmt: skip
         return out
-
-    def _kept(self, rate: float, like: Tensor) -> Tensor:
-        """What dropout makes of a 1 that it keeps, rounded as the reference rounds it."""
-        known = self._factors.get((rate, like.dtype))
-        if known is None:
-            known = self._factors[rate, like.dtype] = (torch.ones((), dtype=like.dtype) / (1 - rate)).item()
-        return self._numbers((known,), like)
 
     def shuffled(self, count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
         words = torch.empty(count, dtype=torch.int64, device=device)

@@ -7,7 +7,7 @@ recbox 0.0.4 calls ``eval`` on dtypes, metrics, the embedding initialiser and, r
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mml_plugin.errors import UserError, nearest
@@ -18,7 +18,7 @@ OPTIMIZERS = ("adam", "rmsprop", "sgd", "adagrad", "adadelta", "adamax", "adamw"
 CALLBACKS = ("layers.MaskedAveragePooling()", "layers.MaskedSumPooling()")
 NO_CALLBACK = (None, "null", "None", "none")
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_METRIC = re.compile(rf"({'|'.join(METRICS)})\(k=([1-9]\d*)\)")
+_METRIC = re.compile(r"(\w+)\(k=([1-9][0-9]*)\)")
 _INITIALIZER = re.compile(
     r"lambda (\w+): ?nn\.init\.(?:"
     rf"(?:normal_|trunc_normal_)\(\1(?:, ?(?:mean|std)={_NUMBER})*\)"
@@ -31,16 +31,20 @@ _INITIALIZER = re.compile(
 DEFAULT_INITIALIZER = "lambda w: nn.init.normal_(w, std=1e-4)"
 
 
-def parse_metric(text: str) -> tuple[str, int]:
+def parse_metric(text: str, known: Sequence[str] = METRICS) -> tuple[str, int]:
     """``"Recall(k=20)"`` as ``("Recall", 20)``.
 
+    Args:
+        text: as recbox wants it, without blanks.
+        known: the names that are allowed; recbox's by default.
+
     Raises:
-        UserError: for anything else; recbox wants exactly this form, without blanks.
+        UserError: for anything else.
     """
     match = _METRIC.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
+    if match is None or match[1] not in known:
         name = re.split(r"[^\w]", str(text))[0]
-        hint = f"write {name}(k=20), without blanks" if name in METRICS else nearest(name, METRICS)
+        hint = f"write {name}(k=20), without blanks" if name in known else nearest(name, known)
         raise UserError(f"metrics: {text!r} is not a metric; {hint}")
     return match[1], int(match[2])
 

@@ -26,9 +26,9 @@ from mml_plugin.interrupts import interruptible
 from mml_plugin.losses.bands import BandCounter
 from mml_plugin.memory import PeakMemory
 from mml_plugin.records import EpochRecord
-from mml_plugin.states import check_same, read_state, write_state
+from mml_plugin.states import check_same, check_same_data, read_state, write_state
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 @contextmanager
@@ -54,7 +54,7 @@ class FitResult:
 
     Attributes:
         best_epoch: 1-based, of the weights that the model now holds.
-        best_monitor: the monitor there.
+        best_monitor: the best monitor of all.
         epochs_done: how many epochs were trained, resumed ones included.
         stopped_early: whether patience ended it.
     """
@@ -78,6 +78,7 @@ def fit(
     state_path: Path | None = None,
     resume: bool = False,
     on_resume: Callable[[int], None] = lambda epochs: None,
+    data_id: str = "",
 ) -> FitResult:
     """Train a compiled recbox model as its own ``fit`` does and load its best weights.
 
@@ -92,12 +93,13 @@ def fit(
         state_path: where the state of the last finished epoch goes; None keeps none.
         resume: go on from ``state_path``; the end is the undisturbed run's, bit by bit, on a CPU.
         on_resume: told how many epochs the state holds.
+        data_id: what the data are, in a word; a state of other data is not gone on with.
 
     Raises:
         UserError: when loss or monitor is no finite number, and when the state is missing, damaged or from another
             number of threads or device.
     """
-    loop = _Loop(model, train_gen, valid_gen, epochs, BandCounter(thresholds), on_epoch, state_path)
+    loop = _Loop(model, train_gen, valid_gen, epochs, BandCounter(thresholds), on_epoch, state_path, data_id)
     model.valid_gen, model._max_gradient_norm, model._verbose = valid_gen, max_gradient_norm, verbose
     model._best_metric = math.inf if model._monitor_mode == "min" else -math.inf
     model._stopping_steps = model._total_batches = 0
@@ -127,9 +129,10 @@ class _Loop:
         bands: BandCounter,
         on_epoch: Callable[[EpochRecord], None],
         state_path: Path | None,
+        data_id: str,
     ) -> None:
         self.model, self.train_gen, self.valid_gen, self.epochs = model, train_gen, valid_gen, epochs
-        self.bands, self.on_epoch, self.state_path = bands, on_epoch, state_path
+        self.bands, self.on_epoch, self.state_path, self.data_id = bands, on_epoch, state_path, data_id
         self.epoch = 0
         self.best_epoch = 0
         self.metrics: dict[str, float] = {}
@@ -190,7 +193,9 @@ class _Loop:
             if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
                 raise
             raise UserError(f"cannot write {model.checkpoint}: is there space left on the disk? ({error})") from error
-        if model._stopping_steps == 0 or not self.best_epoch:
+        improved = model._stopping_steps == 0
+        # Without save_best_only recbox keeps every epoch's weights, except that a plateau has just reloaded the kept.
+        if improved or not (model._save_best_only or model._reduce_lr_on_plateau):
             self.best_epoch = self.epoch + 1
 
     def _one_epoch(self, memory: PeakMemory) -> None:
@@ -233,6 +238,7 @@ class _Loop:
         model = self.model
         state = {
             "version": STATE_VERSION,
+            "data": self.data_id,
             "epoch": self.epoch,
             "best_epoch": self.best_epoch,
             "best_metric": float(model._best_metric),
@@ -254,6 +260,7 @@ class _Loop:
         if self.state_path is None:
             raise UserError("there is no checkpoint to resume from: the training keeps none")
         state = read_state(self.state_path, model.device, STATE_VERSION)
+        check_same_data(self.state_path, state, self.data_id)
         check_same(self.state_path, state, threads=torch.get_num_threads(), device=str(model.device))
         model.load_state_dict(state["model"])
         model.optimizer.load_state_dict(state["optimizer"])

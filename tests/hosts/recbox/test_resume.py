@@ -18,7 +18,7 @@ class Stop(Exception):
 
 @pytest.fixture
 def train(golden_params, tmp_path):
-    def run(name, folder, stop_after=None, resume=False, **changes):
+    def run(name, folder, stop_after=None, resume=False, data_id="", **changes):
         params = {**golden_params(name), "model_root": str(tmp_path / folder), **changes}
         records = []
 
@@ -34,7 +34,7 @@ def train(golden_params, tmp_path):
             )
             result = trainer.fit(
                 model, train_gen, valid_gen, epochs=params["epochs"], verbose=0, on_epoch=on_epoch,
-                state_path=tmp_path / folder / "state.pt", resume=resume, thresholds=(0.2,),
+                state_path=tmp_path / folder / "state.pt", resume=resume, thresholds=(0.2,), data_id=data_id,
             )  # fmt: skip
         return model, records, result
 
@@ -69,6 +69,31 @@ def test_another_number_of_threads_is_refused(train, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     with pytest.raises(UserError, match="written with threads 1 and this process has 7"):
         train("MF_mse", "threads", resume=True)
+
+
+def test_other_data_are_refused(train):
+    with pytest.raises(Stop):
+        train("MF_ccl", "state", stop_after=1, data_id="a" * 64)
+    with pytest.raises(
+        UserError, match=r"trained on other data \(fingerprint a{12}\) than are there now \(fingerprint b{12}"
+    ):
+        train("MF_ccl", "state", resume=True, data_id="b" * 64)
+
+
+@pytest.mark.parametrize("plateau", [False, True])
+def test_the_reported_epoch_is_that_of_the_weights(train, plateau):
+    """Without save_best_only recbox keeps the last weights; on a plateau it reloads, and so keeps, those before it."""
+    changes = {"learning_rate": 0.3, "epochs": 4, "patience": 50, "reduce_lr_on_plateau": plateau}
+    model, records, result = train("MF_ccl", "last", save_best_only=False, **changes)
+    monitor = [next(iter(record.metrics.values())) for record in records]
+    assert plateau or monitor.index(max(monitor)) < 3  # the case has something to get wrong
+    assert plateau or result.best_epoch == 4
+    shorter = {**changes, "epochs": result.best_epoch}
+    reported, *_ = train("MF_ccl", "shorter", save_best_only=False, **shorter)
+    for name, value in reported.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    if plateau:
+        assert result.best_epoch == 1 + monitor.index(max(monitor)) < 4
 
 
 def test_a_damaged_or_missing_state_is_one_sentence(train, tmp_path):

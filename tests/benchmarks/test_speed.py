@@ -1,0 +1,82 @@
+"""benchmarks/speed.py: the samplers' rows and table, with counts far too small to say anything about speed."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import re
+import sys
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+
+from mml_plugin.data import synthetic
+from mml_plugin.experiment.config import load_experiment
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES = (("MF_tiny_mml", 3), ("MF_tiny_mml", 5))
+
+
+@pytest.fixture
+def speed(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("speed", ROOT / "benchmarks" / "speed.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "speed", module)
+    spec.loader.exec_module(module)
+    synthetic.generate(tmp_path / "data" / "synth", users=80, items=120, seed=3)
+    monkeypatch.chdir(tmp_path)
+    for name, file in {"RESULTS": "speed.csv", "SWEEP": "sweep.csv", "SAMPLER": "sampler.csv"}.items():
+        monkeypatch.setattr(module, name, tmp_path / file)
+    docs = tmp_path / "speed.md"
+    docs.write_text((ROOT / "docs" / "speed.md").read_text())
+    monkeypatch.setattr(module, "DOCS", docs)
+    monkeypatch.setattr(module, "README", tmp_path / "none.md")
+    # A process of its own would compile and import for seconds; its answer goes through JSON likewise.
+    monkeypatch.setattr(module, "measure", lambda job: json.loads(json.dumps(module.WORKERS[job["engine"]](job))))
+    return module
+
+
+def rows_of(path):
+    with open(path, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_samplers_take_turns_and_leave_rows_and_a_table(speed, tmp_path):
+    order = []
+    from mml_plugin.engine.sampler import NegativeSampler
+
+    kinds = {(False, False): "uniform", (True, False): "popularity", (False, True): "excluding"}
+    drawn = NegativeSampler.index
+
+    def index(made, *arguments):
+        order.append((kinds[made.cumulative is not None, made.positives is not None], arguments[0]))
+        return drawn(made, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NegativeSampler, "index", index)
+        for _ in range(2):  # the second time in place of the first
+            speed.sampler("cpu", rounds=2, cases=CASES, batches=1)
+    names = ["uniform", "popularity", "excluding"]
+    turns = [next(calls) for _, calls in groupby(order)]
+    assert turns == [(name, epoch) for _ in range(2 * len(CASES)) for epoch in range(3) for name in names]
+    batch = load_experiment(ROOT / "config", "MF_tiny_mml").params["batch_size"]
+    rows = rows_of(tmp_path / "sampler.csv")
+    assert [(r["kind"], r["negatives"]) for r in rows] == [(name, n) for n in ("3", "5") for name in names]
+    for row in rows:
+        uniform = next(r for r in rows if r["kind"] == "uniform" and r["negatives"] == row["negatives"])
+        for values, times in (("ns_per_draw_all", "times_uniform"), ("step_ms_all", "times_uniform_step")):
+            pairs = zip(row[values].split(), uniform[values].split())
+            ratios = [float(own) / float(other) for own, other in pairs]
+            assert len(ratios) == 2
+            assert float(row[times]) == pytest.approx(sum(ratios) / 2, rel=0.02)
+        assert int(row["draws"]) == batch * int(row["negatives"])
+        assert all(row[key] for key in ("backend", "threads", "processor", "cores", "torch", "commit", "date"))
+    speed.table()
+    text = (tmp_path / "speed.md").read_text()
+    made = text[text.index("<!-- sampler:begin -->") : text.index("<!-- sampler:end -->")]
+    for row in rows:
+        wanted = rf"\| tiny +\| {row['negatives']} +\| {row['kind']} .*\| +{float(row['times_uniform']):.2f}x \|.*x \|"
+        assert re.search(wanted, made), made
+    assert "<!-- cases:begin -->\n<!-- cases:end -->" in text
