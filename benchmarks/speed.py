@@ -380,6 +380,10 @@ COLUMNS = [
 ]  # fmt: skip
 
 
+# A row stands for one machine: another one's stays beside it.
+MACHINE = ("device", "processor", "gpu")
+
+
 def write(path: Path, rows: list[dict[str, Any]], columns: list[str], key: tuple[str, ...]) -> None:
     """Put rows into a CSV in place of those with the same key."""
     shown = [{k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in row.items()} for row in rows]
@@ -479,7 +483,7 @@ def sweep(device: str) -> None:
                "backend": "auto"}  # fmt: skip
         row = {**job, **measure(job), **provenance()}
         print(f"  {items} items, {interactions} interactions: {row['step_ms']:.2f} ms per step", flush=True)
-        write(SWEEP, [row], SWEEP_COLUMNS, ("items", "interactions", "backend", "device"))
+        write(SWEEP, [row], SWEEP_COLUMNS, ("items", "interactions", "backend", *MACHINE))
 
 
 SAMPLER_CASES = (("MF_yelp_ccl", 100), ("MF_yelp_ccl", 800), ("MF_gowalla_ccl", 100))
@@ -552,7 +556,7 @@ def sampler(device: str, rounds: int, cases: Sequence[tuple[str, int]] = SAMPLER
                 f"{row['times_uniform']:.2f}x uniform; {row['step_ms']:.2f} ms per step, "
                 f"{row['times_uniform_step']:.2f}x uniform", flush=True,
             )  # fmt: skip
-        write(SAMPLER, rows, SAMPLER_COLUMNS, ("expid", "negatives", "kind", "backend", "device"))
+        write(SAMPLER, rows, SAMPLER_COLUMNS, ("expid", "negatives", "kind", "backend", *MACHINE))
 
 
 WORKERS = {"recbox": recbox_worker, "fast": fast_worker, "sweep": sweep_worker, "sampler": sampler_worker}
@@ -568,15 +572,15 @@ def table() -> None:
     from mml_plugin.report.table import markdown_table
 
     rows, parts = read(RESULTS), {}
-    header = ["case", "engine", "epoch", "times faster", "sampling", "forward, backward", "optimiser", "evaluation",
-              "peak memory", "bandwidth floor", "trained rows"]  # fmt: skip
+    header = ["case", "machine", "engine", "epoch", "times faster", "sampling", "forward, backward", "optimiser",
+              "evaluation", "peak memory", "bandwidth floor", "trained rows"]  # fmt: skip
     cells = []
     for r in rows:
         memory = f"{float(r['peak_memory_gb']):.2f} GB"
         if r["engine"] == "recbox" and r["scaled"] == "True":
             memory += f" (whole: {float(r['full_memory_gb']):.1f} GB)"
         cells.append([
-            r["case"], r["engine"] + (f" ({r['backend']}, {r['device']})" if r["backend"] else ""),
+            r["case"], machine(r), r["engine"] + (f" ({r['backend']}, {r['device']})" if r["backend"] else ""),
             f"{float(r['epoch_seconds']):.1f} s" + (" (scaled)" if r["scaled"] == "True" else ""),
             f"{float(r['times_faster']):.1f}x" if r["times_faster"] else "",
             *(f"{float(r[k]):.1f} s" if r[k] else "" for k in
@@ -584,7 +588,7 @@ def table() -> None:
             memory, f"{float(r['floor_share']):.0%}" if r.get("floor_share") else "", r["rows"],
         ])  # fmt: skip
     if rows:
-        parts["cases"] = markdown_table(header, cells, left=2)
+        parts["cases"] = markdown_table(header, cells, left=3)
     if grown := read(SWEEP):
         header = ["items", "interactions", "users", "device", "step", "epoch", "ranking per user", "peak memory"]
         cells = [[r["items"], r["interactions"], r["users"], f"{r['backend']}, {r['device']}", f"{r['step_ms']} ms",
@@ -601,7 +605,12 @@ def table() -> None:
         parts["sampler"] = markdown_table(header, cells, left=4)
     fill(DOCS, parts)
     if rows:
-        fill(README, {"speed": markdown_table(*short(rows), left=2)})
+        fill(README, {"speed": markdown_table(*short(rows), left=3)})
+
+
+def machine(row: dict[str, str]) -> str:
+    """What a row was measured on, and when."""
+    return f"{row['gpu'] or row['processor']}, {row['date']}"
 
 
 def short(rows: list[dict[str, str]]) -> tuple[list[str], list[list[str]]]:
@@ -609,15 +618,17 @@ def short(rows: list[dict[str, str]]) -> tuple[list[str], list[list[str]]]:
     cells = []
     for stock in rows:
         for fast in rows:
-            if (fast["case"], fast["backend"], stock["engine"]) == (stock["case"], "numba", "recbox"):
+            same = all(fast[k] == stock[k] for k in ("case", "commit", *MACHINE))
+            if same and (fast["backend"], stock["engine"]) == ("numba", "recbox"):
                 pairs = [(f"{float(stock[k]):.1f}", f"{float(fast[k]):.1f}")
                          for k in ("epoch_seconds", "evaluation_seconds")]  # fmt: skip
                 memory = f"{float(stock['full_memory_gb']):.1f} GB, {float(fast['peak_memory_gb']):.2f} GB"
                 cells.append([
-                    stock["expid"], stock["negatives"], *(f"{a} s, {b} s" for a, b in pairs),
+                    stock["expid"], stock["negatives"], machine(fast), *(f"{a} s, {b} s" for a, b in pairs),
                     f"{float(fast['times_faster']):.0f}x", memory,
                 ])  # fmt: skip
-    return ["experiment", "negatives", "epoch: recbox, fast", "evaluation", "faster", "peak memory"], cells
+    cells.sort(key=lambda cell: (cell[0], int(cell[1])))
+    return ["experiment", "negatives", "machine", "epoch: recbox, fast", "evaluation", "faster", "peak memory"], cells
 
 
 def fill(path: Path, parts: dict[str, str]) -> None:
@@ -652,7 +663,7 @@ def main() -> None:
         only = set(options.engine or ["recbox", "numba", "torch", "reference", "triton"])
         for name in options.case or CASES:
             rows = run_case(name, CASES[name], options.device, options.rounds, only)
-            write(RESULTS, rows, COLUMNS, ("case", "engine", "backend", "device"))
+            write(RESULTS, rows, COLUMNS, ("case", "engine", "backend", *MACHINE))
     if DOCS.exists():
         table()
 
