@@ -26,6 +26,7 @@ NOT_RUN = "not run yet"
 DATASETS = {"yelp": "Yelp2018", "gowalla": "Gowalla"}
 FOLDERS = {"yelp": "yelp18", "gowalla": "gowalla"}
 PAR = 2.0
+FIRST = "epochs=20"
 RULE = (
     "The verdict follows a fixed rule: **yes** when the sign is the paper's, the 95 % interval over users excludes 0 "
     f"(with {MIN_SEEDS} seeds or more the paired t interval over seeds too) and the gain is at least half the paper's; "
@@ -417,19 +418,25 @@ def crosscheck(pool: Pool) -> str:
 def first_epochs(pool: Pool) -> str:
     """CCL, BSL and MML after the suite first20's 20 epochs."""
     lines = []
-    for name, dataset in DATASETS.items():
-        for negatives, suffix in ((10, "_n10"), (100, "")):
-            sides = [pool.line(f"MF_{name}_{loss}{suffix}", settings="epochs=20") for loss in ("ccl", "mml", "bsl")]
-            if sides[0] is None:
-                continue
-            for metric in METRICS:
-                cells = [f"MF, {dataset}, {negatives} negatives", short(metric)]
-                cells += [NOT_RUN if side is None else f"{side.mean(metric):.4f}" for side in sides]
-                cells.append(NOT_RUN if sides[1] is None else pool._gain(sides[0], sides[1], metric).words())
-                lines.append(cells)
+    for name, ccl, mml in first_settings(pool):
+        bsl = pool.line(ccl.first["expid"].replace("_ccl", "_bsl"), settings=FIRST)
+        for metric in METRICS:
+            values = [NOT_RUN if side is None else f"{side.mean(metric):.4f}" for side in (ccl, mml, bsl)]
+            lines.append([name, short(metric), *values, pool._gain(ccl, mml, metric).words()])
     if not lines:
         return NOT_RUN.capitalize() + "."
     return markdown_table(["after 20 epochs", "metric", "CCL", "MML", "BSL", "MML to CCL"], lines, left=2)
+
+
+def first_settings(pool: Pool) -> list[tuple[str, Line, Line]]:
+    """(name, CCL, MML) of what both have been trained on for 20 epochs."""
+    found = []
+    for name, dataset in DATASETS.items():
+        for negatives, suffix in ((10, "_n10"), (100, "")):
+            ccl, mml = (pool.line(f"MF_{name}_{loss}{suffix}", settings=FIRST) for loss in ("ccl", "mml"))
+            if ccl is not None and mml is not None and shared_seeds(ccl, mml):
+                found.append((f"MF, {dataset}, {negatives} negatives", ccl, mml))
+    return found
 
 
 def strongest(pool: Pool) -> str:
@@ -511,23 +518,32 @@ def findings(pool: Pool) -> str:
 
 
 def readme_table(pool: Pool) -> str:
-    """The short table of the README: MML against CCL, paper and here."""
-    table2 = read_csv(PAPER / "table2_models.csv")
-    lines = []
-    for name, first, second, printed in _at_100(table2):
-        cells = [name]
-        for metric, claimed in zip(METRICS, printed):
-            gain = pool.gain(first, second, metric)
-            cells += [signed(claimed), gain.words()]
-        lines.append(cells)
+    """The short tables of the README: MML against CCL, paper and here; what has not been run is one sentence."""
+    lines, missing = [], []
+    for name, first, second, printed in _at_100(read_csv(PAPER / "table2_models.csv")):
+        gains = [pool.gain(first, second, metric) for metric in METRICS]
+        if gains[0].percent is None:
+            missing.append(name)
+            continue
+        lines.append([name, *(cell for g, claimed in zip(gains, printed) for cell in (signed(claimed), g.words()))])
     header = ["MML over CCL, 100 negatives", "Recall@20, paper", "here", "NDCG@20, paper", "here"]
-    early = first_epochs(pool)
-    return (
-        markdown_table(header, lines)
-        + ("\n\nCut after 20 epochs, so nothing to hold against the paper's 100:\n\n" + early if "|" in early else "")
-        + "\n\nSelected on test, as the paper selects; in brackets the 95 % interval over users and how many seeds. "
+    parts = [markdown_table(header, lines)] if lines else []
+    if missing:
+        parts.append(f"Whole runs of CCL and MML still to do: {'; '.join(missing)}.")
+    early = [_readme_early(pool, *setting) for setting in first_settings(pool)]
+    if early:
+        header = ["cut after 20 epochs, Recall@20 / NDCG@20", "CCL", "MML", "MML to CCL, Recall@20"]
+        parts.append(markdown_table(header, early))
+    parts.append(
+        "Selected on test, as the paper selects; in brackets the 95 % interval over users and how many seeds. "
         "[All findings](benchmarks/reports/README.md)"
     )
+    return "\n\n".join(parts)
+
+
+def _readme_early(pool: Pool, name: str, ccl: Line, mml: Line) -> list[str]:
+    values = [" / ".join(f"{line.mean(metric):.4f}" for metric in METRICS) for line in (ccl, mml)]
+    return [name, *values, pool._gain(ccl, mml, METRICS[0]).words()]
 
 
 def fill(path: Path, text: str) -> None:

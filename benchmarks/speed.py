@@ -593,7 +593,7 @@ def table() -> None:
         header = ["items", "interactions", "users", "device", "step", "epoch", "ranking per user", "peak memory"]
         cells = [[r["items"], r["interactions"], r["users"], f"{r['backend']}, {r['device']}", f"{r['step_ms']} ms",
                   f"{r['epoch_seconds']} s", f"{r['ranking_ms_per_user']} ms", f"{r['peak_memory_gb']} GB"]
-                 for r in grown]  # fmt: skip
+                 for r in sorted(grown, key=lambda r: (int(r["items"]), int(r["interactions"])))]  # fmt: skip
         parts["sweep"] = markdown_table(header, cells, left=0)
     if drawn := read(SAMPLER):
         header = ["data", "negatives", "draws", "device", "threads", "per draw", "times uniform", "step",
