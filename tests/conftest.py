@@ -58,3 +58,13 @@ def golden_params(golden_pipeline, golden_paths, tmp_path):
         return {**golden_pipeline[name]["config"], **golden_paths(tmp_path)}
 
     return params
+
+
+@pytest.fixture(scope="session")
+def golden_masks():
+    """Whether this torch draws the golden numbers' dropout masks; builds with MKL's generator draw others."""
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    drawn = torch.nn.functional.dropout(torch.ones(12), 0.5).bool().int().tolist()
+    torch.set_rng_state(state)
+    return drawn == [0, 0, 1, 0, 0, 0, 1, 1, 0, 1, 1, 1]
