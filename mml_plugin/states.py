@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -14,10 +13,37 @@ from mml_plugin.files import atomic_write
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
     """Write a state of tensors and plain values, complete or not at all."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
     with atomic_write(path, "wb") as stream:
-        stream.write(buffer.getbuffer())
+        _save(state, stream)
+
+
+class _Refusals:
+    """A stream for ``torch.save``, which puts an error of its own in place of the operating system's."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._stream.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def _save(state: dict[str, Any], stream: IO[bytes]) -> None:
+    """Tensor by tensor, so that no second copy of the state is in memory."""
+    watched = _Refusals(stream)
+    try:
+        torch.save(state, watched)
+    except RuntimeError:
+        if watched.error is None:
+            raise
+        raise watched.error from None
 
 
 def read_state(path: Path, device: torch.device, version: int) -> dict[str, Any]:

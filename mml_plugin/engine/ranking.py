@@ -15,6 +15,8 @@ from mml_plugin.engine.backends.reference import contains
 # Scores held at once. A GPU is only busy with large blocks; a CPU's caches are small.
 BLOCK_FLOATS, BLOCK_USERS = 1 << 22, 1024
 GPU_BLOCK_FLOATS, GPU_BLOCK_USERS = 1 << 26, 8192
+# Users whose metrics are computed at once: float64 intermediates of all users would be the peak of a training's memory.
+METRIC_USERS = 8192
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,16 @@ def per_user_metrics(
         num_items: rows of the corpus.
         names: label -> (metric, k).
     """
-    asked = torch.where(top >= 0, users[:, None] * num_items + top, -1)
-    hits = contains(relevant.codes(num_items), asked).cpu().numpy()
+    codes = relevant.codes(num_items)
     counts = (relevant.indptr[users + 1] - relevant.indptr[users]).cpu().numpy()
-    return metrics.per_user(names, hits, counts)
+    found = {label: np.empty(len(users)) for label in names}
+    for begin in range(0, len(users), METRIC_USERS):
+        part = slice(begin, begin + METRIC_USERS)
+        asked = torch.where(top[part] >= 0, users[part, None] * num_items + top[part], -1)
+        hits = contains(codes, asked).cpu().numpy()
+        for label, values in metrics.per_user(names, hits, counts[part]).items():
+            found[label][part] = values
+    return found
 
 
 def stable_top(scores: Tensor, k: int) -> Tensor:

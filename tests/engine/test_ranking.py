@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mml_plugin.engine import backends, metrics
+from mml_plugin.engine import backends, metrics, ranking
 from mml_plugin.engine.ranking import ItemLists, per_user_metrics, top_items
 from mml_plugin.hosts.recbox import allowed, shims
 
@@ -68,7 +68,9 @@ def test_masking_and_blocks(name, monkeypatch):
 LABELS = [f"{kind}(k={k})" for kind in allowed.METRICS for k in (1, 5, 20)]
 
 
-def test_metrics_equal_recboxs():
+@pytest.mark.parametrize("at_once", [ranking.METRIC_USERS, 7])
+def test_metrics_equal_recboxs(at_once, monkeypatch):
+    monkeypatch.setattr(ranking, "METRIC_USERS", at_once)
     shims.import_recbox()
     from recbox.core import metrics as theirs
 
