@@ -8,6 +8,7 @@ processes may work on one suite. Run it in a folder that holds ``data/``; run fo
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -25,14 +26,20 @@ SUITES, RESULTS, REPORTS = (ROOT / "benchmarks" / name for name in ("suites", "r
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns 0, 1 when a cell failed, 2 for a mistake, 130 after Ctrl-C."""
+    """Returns 0, 1 when a cell failed or the reader of its output left, 2 for a mistake, 130 after Ctrl-C."""
     try:
-        return run_suite(parse(argv))
+        code = run_suite(parse(argv))
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # The reader, such as head, has seen enough; Python flushes once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
