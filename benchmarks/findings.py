@@ -159,16 +159,10 @@ class Pool:
 
 def claims(pool: Pool) -> list[str]:
     """The paper's claims, one section each."""
-    table2, gains = read_csv(PAPER / "table2_models.csv"), read_csv(PAPER / "figure3_gains.csv")
-    at_100 = _at_100(table2)
-    at_10 = [
-        (f"MF, {DATASETS[d]}", f"MF_{d}_ccl_n10", f"MF_{d}_mml_n10",
-         [float(r["recall_gain_percent"]), float(r["ndcg_gain_percent"])])
-        for d, folder in FOLDERS.items() for r in gains if r["dataset"] == folder
-    ]  # fmt: skip
+    table2 = read_csv(PAPER / "table2_models.csv")
     sections = {
-        "MML beats CCL at 100 negatives": _gain_table(pool, at_100),
-        "MML beats CCL by about 20 % at 10 negatives": _gain_table(pool, at_10),
+        "MML beats CCL at 100 negatives": _gain_table(pool, _at_100(table2)),
+        "MML beats CCL by about 20 % at 10 negatives": _gain_table(pool, _at_10()),
         "Time per epoch grows by at most 2 seconds": _time(pool),
         "Early stopping hurts": _early_stopping(pool, table2),
         "On par with BSL at 100 negatives": _parity(pool),
@@ -193,7 +187,20 @@ def _counted(verdicts: Sequence[str]) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in found.items())
 
 
-def _at_100(table2: Sequence[Row]) -> list[tuple[str, str, str, list[float]]]:
+Comparison = tuple[str, str, str, list[float]]
+
+
+def _at_10() -> list[Comparison]:
+    """Name, CCL's and MML's experiment, the paper's gains in percent."""
+    return [
+        (f"MF, {DATASETS[d]}", f"MF_{d}_ccl_n10", f"MF_{d}_mml_n10",
+         [float(r["recall_gain_percent"]), float(r["ndcg_gain_percent"])])
+        for d, folder in FOLDERS.items() for r in read_csv(PAPER / "figure3_gains.csv") if r["dataset"] == folder
+    ]  # fmt: skip
+
+
+def _at_100(table2: Sequence[Row]) -> list[Comparison]:
+    """As :func:`_at_10`."""
     found = []
     for model in ("MF", "SimpleX"):
         for short_name, folder in FOLDERS.items():
@@ -208,7 +215,7 @@ def _at_100(table2: Sequence[Row]) -> list[tuple[str, str, str, list[float]]]:
     return found
 
 
-def _gain_table(pool: Pool, comparisons: Iterable[tuple[str, str, str, list[float]]]) -> Section:
+def _gain_table(pool: Pool, comparisons: Iterable[Comparison]) -> Section:
     lines = []
     for name, first, second, printed in comparisons:
         for metric, claimed in zip(METRICS, printed):
@@ -518,32 +525,60 @@ def findings(pool: Pool) -> str:
 
 
 def readme_table(pool: Pool) -> str:
-    """The short tables of the README: MML against CCL, paper and here; what has not been run is one sentence."""
-    lines, missing = [], []
-    for name, first, second, printed in _at_100(read_csv(PAPER / "table2_models.csv")):
-        gains = [pool.gain(first, second, metric) for metric in METRICS]
-        if gains[0].percent is None:
-            missing.append(name)
-            continue
-        lines.append([name, *(cell for g, claimed in zip(gains, printed) for cell in (signed(claimed), g.words()))])
-    header = ["MML over CCL, 100 negatives", "Recall@20, paper", "here", "NDCG@20, paper", "here"]
-    parts = [markdown_table(header, lines)] if lines else []
-    if missing:
-        parts.append(f"Whole runs of CCL and MML still to do: {'; '.join(missing)}.")
-    early = [_readme_early(pool, *setting) for setting in first_settings(pool)]
+    """The short tables of the README: paper and here, value by value, then MML against CCL."""
+    parts = [_readme_values(pool), _readme_gains(pool)]
+    early = [_readme_early(pool, *setting) for setting in first_settings(pool) if not _has_whole_runs(pool, *setting)]
     if early:
         header = ["cut after 20 epochs, Recall@20 / NDCG@20", "CCL", "MML", "MML to CCL, Recall@20"]
         parts.append(markdown_table(header, early))
     parts.append(
-        "Selected on test, as the paper selects; in brackets the 95 % interval over users and how many seeds. "
-        "[All findings](benchmarks/reports/README.md)"
+        "The fast engine, selected on test as the paper selects; in brackets the 95 % interval over users and how many "
+        "seeds. [All findings](benchmarks/reports/README.md)"
     )
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
+
+
+def _readme_values(pool: Pool) -> str:
+    printed = {(r["model"], r["dataset"], r["loss"]): r for r in read_csv(PAPER / "table4_losses.csv")}
+    printed |= {
+        (r["model"], r["dataset"], r["loss"]): r
+        for r in read_csv(PAPER / "table2_models.csv")
+        if r["early_stop"] == "no"
+    }
+    lines = []
+    for model, loss in (("MF", "CCL"), ("MF", "BSL"), ("MF", "MML"), ("SimpleX", "CCL"), ("SimpleX", "MML")):
+        cells = [f"{model} + {loss}"]
+        for name, folder in FOLDERS.items():
+            row, line = printed[model, folder, loss], pool.line(f"{model}_{name}_{loss.lower()}")
+            cells.append(f"{row['recall_at_20']} / {row['ndcg_at_20']}")
+            cells.append(NOT_RUN if line is None else _both(line))
+        lines.append(cells)
+    header = ["Recall@20 / NDCG@20", *(cell for name in DATASETS.values() for cell in (f"{name}: paper", "here"))]
+    return markdown_table(header, lines)
+
+
+def _readme_gains(pool: Pool) -> str:
+    lines = []
+    for at, comparisons in ((100, _at_100(read_csv(PAPER / "table2_models.csv"))), (10, _at_10())):
+        for name, first, second, printed in comparisons:
+            gains = [pool.gain(first, second, metric) for metric in METRICS]
+            if gains[0].percent is not None:
+                cells = (cell for gain, claimed in zip(gains, printed) for cell in (signed(claimed), gain.words()))
+                lines.append([f"{name}, {at} negatives", *cells])
+    header = ["MML over CCL", "Recall@20, paper", "here", "NDCG@20, paper", "here"]
+    return markdown_table(header, lines) if lines else ""
+
+
+def _has_whole_runs(pool: Pool, name: str, ccl: Line, mml: Line) -> bool:
+    return pool.gain(ccl.first["expid"], mml.first["expid"], METRICS[0]).percent is not None
+
+
+def _both(line: Line) -> str:
+    return " / ".join(f"{line.mean(metric):.4f}" for metric in METRICS)
 
 
 def _readme_early(pool: Pool, name: str, ccl: Line, mml: Line) -> list[str]:
-    values = [" / ".join(f"{line.mean(metric):.4f}" for metric in METRICS) for line in (ccl, mml)]
-    return [name, *values, pool._gain(ccl, mml, METRICS[0]).words()]
+    return [name, _both(ccl), _both(mml), pool._gain(ccl, mml, METRICS[0]).words()]
 
 
 def fill(path: Path, text: str) -> None:

@@ -80,8 +80,8 @@ def write(row: dict[str, str]) -> None:
         writer.writerows([*kept, row])
 
 
-def fill_readme() -> None:
-    """Rewrite the README's table from the rows."""
+def fill_table() -> None:
+    """Rewrite the table of docs/engines.md from the rows."""
     from mml_plugin.report.table import markdown_table
 
     rows = list(csv.DictReader(ROWS.read_text(encoding="utf-8").splitlines()))
@@ -99,26 +99,26 @@ def fill_readme() -> None:
         ]
         for r in rows
     ]
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
+    page = ROOT / "docs" / "engines.md"
+    text = page.read_text(encoding="utf-8")
     begin, end = text.index("<!-- real:begin -->") + len("<!-- real:begin -->"), text.index("<!-- real:end -->")
-    readme.write_text(text[:begin] + "\n" + markdown_table(header, cells, left=2) + "\n" + text[end:], encoding="utf-8")
+    page.write_text(text[:begin] + "\n" + markdown_table(header, cells, left=2) + "\n" + text[end:], encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", help="an experiment of the list, or its name in runs/real")
-    parser.add_argument("--readme", action="store_true", help="only rewrite the README's table from the rows")
+    parser.add_argument("--table", action="store_true", help="only rewrite the table of docs/engines.md from the rows")
     options = parser.parse_args()
-    if options.readme:
-        fill_readme()
+    if options.table:
+        fill_table()
         return
     only = options.only
     chosen = [r for r in RUNS if not only or r[0] in only]
     for position, (expid, epochs, batches) in enumerate(chosen, 1):
         print(f"[{position}/{len(chosen)}] {expid}, {epochs} epochs, {batches or 'all'} batches", flush=True)
         write(run(expid, epochs, batches))
-    fill_readme()
+    fill_table()
 
 
 if __name__ == "__main__":

@@ -44,6 +44,13 @@ def test_committed_findings_come_from_committed_rows():
     assert findings.findings(findings.Pool(findings.RESULTS)) == (REPORTS / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_readmes_findings_come_from_committed_rows():
+    findings = script("findings")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = text[text.index(findings.BEGIN) + len(findings.BEGIN) : text.index(findings.END)]
+    assert block.strip("\n") == findings.readme_table(findings.Pool(findings.RESULTS))
+
+
 def test_every_suite_with_rows_has_its_report():
     rows = {p.stem.removeprefix("suite_") for p in (ROOT / "benchmarks" / "results").glob("suite_*.csv")}
     rows = {name for name in rows if not name.endswith(("-history", "-users"))}
