@@ -13,10 +13,11 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAD = """# Experiments
 Written by `python benchmarks/list_experiments.py` from `config/`; do not edit by hand.
 
-`<Model>_<dataset>_<loss>[_<variant>]`. `earlystop`: patience 3, all else 200. `n10` .. `n800`: negatives per positive
-(Figure 3). `plateau`: the learning rate is cut at every non-improvement, which the paper switched off. `reczoo`:
-SimpleX's original run. `bslnative`: BSL as its authors train it (batch L2, dropout before normalisation, no
-clipping); stock recbox has no such step, and its engine refuses them by name. `tiny`: the built-in synthetic set.
+`<Model>_<dataset>_<loss>[_<variant>]`. `earlystop`, `plateau`, `reczoo`: patience 3, all else 200. `n10` .. `n800`:
+negatives per positive (Figure 3). `plateau`: the learning rate is cut at every non-improvement, which the paper
+switched off. `reczoo`: SimpleX's original run. `bslnative`: BSL as its authors train it (batch L2, dropout before
+normalisation, no clipping); stock recbox has no such step, and its engine refuses them by name. `tiny`: the built-in
+synthetic set.
 
 """
 

@@ -107,7 +107,7 @@ def fill_table() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", help="an experiment of the list, or its name in runs/real")
+    parser.add_argument("--only", action="append", help="an experiment of the list")
     parser.add_argument("--table", action="store_true", help="only rewrite the table of docs/engines.md from the rows")
     options = parser.parse_args()
     if options.table:

@@ -221,6 +221,12 @@ def _prepare_folder(folder: RunFolder, request: RunRequest, params: dict[str, An
 def _check_unchanged(folder: RunFolder, expid: str, params: dict[str, Any]) -> None:
     """Refuse to go on with another configuration; more epochs are the same run, longer."""
     begun = folder.read_config(expid)
+    trained = folder.epochs_in_history()
+    if trained > params["epochs"]:
+        raise UserError(
+            f"{folder.path} has trained {trained} epochs, and epochs is {params['epochs']} now; set it to {trained} "
+            "or more, or begin anew with --overwrite"
+        )
     for key in sorted({*begun, *params} - FREE_ON_RESUME):
         if begun.get(key) != params.get(key):
             raise UserError(
@@ -284,9 +290,14 @@ def _append_summary(context: Context, trained: outputs.Trained) -> None:
 
 def _say_how_to_resume(folder: RunFolder) -> None:
     if folder.checkpoint.is_file():
-        logging.info("Stopped. Go on with: %s --resume", command_line())
+        logging.info("Stopped. Go on with: %s", command_line() + (" --resume" if _takes_resume(sys.argv) else ""))
     else:
         logging.info("Stopped before the first epoch ended; the same command begins again")
+
+
+def _takes_resume(argv: Sequence[str]) -> bool:
+    """Whether the command is told to go on; ``mml quickstart``, for one, does so by itself."""
+    return Path(argv[0]).name == "run_expid.py" or "train" in argv[1:2]
 
 
 def command_line(argv: Sequence[str] | None = None) -> str:

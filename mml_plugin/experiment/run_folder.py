@@ -64,6 +64,12 @@ class RunFolder:
         """One row per epoch (CSV)."""
         return self.path / "history.csv"
 
+    def epochs_in_history(self) -> int:
+        """How many epochs ``history.csv`` has; 0 where there is no file."""
+        if not self.history.is_file():
+            return 0
+        return max(0, len(self.history.read_text(encoding="utf-8").splitlines()) - 1)
+
     @property
     def result(self) -> Path:
         """What the run came to (JSON); it exists only when the run finished."""

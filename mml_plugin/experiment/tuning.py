@@ -12,12 +12,13 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import math
 import queue
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,8 @@ def run_grid(
     """Validate all cells, run those without a result, write a table.
 
     Args:
-        tuner_file: YAML with ``base_config``, ``base_expid`` and ``tuner_space``.
+        tuner_file: YAML with ``base_config``, ``base_expid`` and ``tuner_space``, and perhaps ``dataset_id``, which
+            takes the place of the base experiment's.
         gpus: one worker per entry, -1 for the CPU.
         runs_dir: where run folders and the grid's own folder (``tuner/<name>``) go.
         runner: the command that runs one cell, reczoo's flags appended; None is ``mml train``.
@@ -96,15 +98,17 @@ def run_grid(
                 importlib.import_module(ENGINES[engine]).check(experiment, RunRequest(experiment.expid, Path(folder)))
     work = make_folder(Path(runs_dir) / "tuner" / Path(tuner_file).stem)
     config_dir, experiments = expand(tuner_file, space, work)
-    run_name = folder_name(engine, protocol, seed if seed is not None else experiments[0].params["seed"])
-    cells = [_cell(experiment, space, runs_dir, work, run_name) for experiment in experiments]
+    cells = []
+    for experiment in experiments:
+        run_name = folder_name(engine, protocol, experiment.params["seed"] if seed is None else seed)
+        cells.append(_cell(experiment, space, runs_dir, work, run_name))
     cells = [cell for cell in cells if not tag or tag in cell.expid]
     if not cells:
         raise UserError(f"--tag {tag!r} matches none of the {len(experiments)} cells")
     flags = ["--config", str(config_dir), "--runs", str(runs_dir), "--engine", engine, "--protocol", protocol]
     flags += ["--seed", str(seed)] if seed is not None else []
     failed = _run_cells([c for c in cells if not c.result.is_file()], gpus, [*(runner or MML_TRAIN), *flags])
-    table = write_table(cells, failed, work / "cells.csv", experiments[0].params["monitor"])
+    table = write_table(cells, failed, work / "cells.csv", experiments[0].params, protocol)
     print(f"{len(cells) - len(failed)} of {len(cells)} cells have a result; table: {table.resolve()}")
     for cell in failed:
         print(f"failed: {cell.expid}, see {cell.log.resolve()}")
@@ -133,6 +137,8 @@ def read_space(tuner_file: Path) -> dict[str, list[Any]]:
     for key, values in content["tuner_space"].items():
         if key not in allowed:
             raise UserError(f"{tuner_file}: tuner_space has the unknown key {key!r}; {nearest(key, allowed)}")
+        if key == "dataset_id":
+            raise UserError(f"{tuner_file}: dataset_id is not tuned; put one beside tuner_space, or write two files")
         space[key] = values if isinstance(values, list) else [values]
         if not space[key]:
             raise UserError(f"{tuner_file}: tuner_space lists no value for {key}")
@@ -157,7 +163,8 @@ def expand(tuner_file: Path, space: dict[str, list[Any]], work: Path) -> tuple[P
     """
     content = _read_yaml(tuner_file)
     base_dir = Path(tuner_file).parent / content.get("base_config", ".")
-    base = load_experiment(base_dir, content["base_expid"])
+    other = [f"dataset_id={content['dataset_id']}"] if content.get("dataset_id") else []
+    base = load_experiment(base_dir, content["base_expid"], other)
     blocks = _enumerate(base, base_dir, space)
     cells: dict[str, dict[str, Any]] = {}
     for number, block in enumerate(blocks, 1):
@@ -273,19 +280,40 @@ def _run_cells(cells: list[Cell], gpus: Sequence[int], command: Sequence[str]) -
     return failed
 
 
-def write_table(cells: list[Cell], failed: list[Cell], path: Path, monitor: str | dict) -> Path:
-    """All cells with their choice and metrics, the best by the monitor first."""
-    rows = []
+def write_table(cells: list[Cell], failed: list[Cell], path: Path, params: Mapping[str, Any], protocol: str) -> Path:
+    """All cells with their choice and metrics, the best by the monitor first.
+
+    Under ``held-out`` the metrics are those of validation: what a choice is made by is not test.
+
+    Args:
+        cells, failed: the grid's.
+        path: where to write.
+        params: of a cell, for ``monitor`` and ``monitor_mode``.
+        protocol: of all cells.
+    """
+    measured = "validation_metrics" if protocol == "held-out" else "metrics"
+    found = []
     for cell in cells:
         row: dict[str, Any] = {"expid": cell.expid, **cell.choice, "state": "failed" if cell in failed else "done"}
-        if cell.result.is_file():
-            row.update(json.loads(cell.result.read_text(encoding="utf-8")).get("metrics", {}))
-        rows.append(row)
-    name = monitor if isinstance(monitor, str) else next(iter(monitor))
-    rows.sort(key=lambda row: -row.get(name, float("-inf")))
+        # Another script's result may have no validation.
+        result = json.loads(cell.result.read_text(encoding="utf-8")) if cell.result.is_file() else {}
+        metrics = result.get(measured, {})
+        prefix = "validation " if protocol == "held-out" else ""
+        found.append((_rank(metrics, params), {**row, **{prefix + name: value for name, value in metrics.items()}}))
+    rows = [row for _, row in sorted(found, key=lambda pair: -pair[0])]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with atomic_write(path) as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n", restval="")
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def _rank(metrics: Mapping[str, float], params: Mapping[str, Any]) -> float:
+    """The monitor's weighted sum, larger better; the last where it is not known."""
+    monitor = params["monitor"]
+    weights = monitor if isinstance(monitor, dict) else {monitor: 1.0}
+    if not set(weights) <= set(metrics):
+        return -math.inf
+    value = sum(weight * metrics[name] for name, weight in weights.items())
+    return -value if params["monitor_mode"] == "min" else value

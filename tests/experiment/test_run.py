@@ -142,6 +142,7 @@ def test_an_interrupted_run_resumes_to_the_same_end(monkeypatch):
 
     whole = go(runs="undisturbed", more=("epochs=3",))
     original = Context.on_epoch
+    monkeypatch.setattr("sys.argv", ["/bin/mml", "train", "--expid", "MF_tiny_mml"])
 
     def stop_in_the_third(self, record):
         if record.epoch == 3:
@@ -157,9 +158,17 @@ def test_an_interrupted_run_resumes_to_the_same_end(monkeypatch):
     pd.testing.assert_frame_equal(pd.read_csv(whole.history)[keep], pd.read_csv(cut.history)[keep])
     assert cut.read_result()["metrics"] == whole.read_result()["metrics"]
     assert cut.read_result()["identity"] == whole.read_result()["identity"]
-    assert "--resume" in cut.log.read_text()
+    assert "Stopped. Go on with: mml train --expid MF_tiny_mml --resume\n" in cut.log.read_text()
     for name, vectors in load_file(whole.embeddings).items():
         np.testing.assert_array_equal(vectors, load_file(cut.embeddings)[name])
+
+
+def test_only_a_command_that_takes_resume_is_told_to():
+    from mml_plugin.experiment.run import _takes_resume
+
+    assert _takes_resume(["run_expid.py", "--expid", "X"])
+    assert not _takes_resume(["/bin/mml", "quickstart"])
+    assert not _takes_resume(["/bin/mml"])
 
 
 def command(*words):
@@ -296,6 +305,10 @@ def test_resume_refuses_another_configuration_but_more_epochs(engine, home, tmp_
     assert main([*words, "--resume"]) == 0
     history = next(Path("changed").glob(f"MF_tiny_mml/{engine}*/history.csv"))
     assert pd.read_csv(history)["epoch"].tolist() == [1, 2]
+    next(Path("changed").glob(f"MF_tiny_mml/{engine}*/result.json")).unlink()
+    edit("epochs: 2", "epochs: 1")
+    assert main([*words, "--resume"]) == 2
+    assert "has trained 2 epochs, and epochs is 1 now; set it to 2 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("engine", ["recbox", "fast"])

@@ -88,6 +88,11 @@ def test_failures_are_reported_and_finished_cells_are_not_run_again(tmp_path, mo
         ({"tuner_space": {"neg_weight": [100, -1]}}, "neg_weight must be a number > 0, got -1"),
         ({"tuner_space": {"margin_spec": [{0.9: "x"}]}}, r"margin_weights\[0\] must be a number >= 0"),
         ({"tuner_space": {"train_data": ["x"]}}, "belongs to the data set"),
+        (
+            {"tuner_space": {"dataset_id": ["tiny_mf", "yelp_mf"]}},
+            "dataset_id is not tuned; put one beside tuner_space",
+        ),
+        ({"dataset_id": "yelp_fm"}, "'yelp_fm'.*did you mean 'yelp_mf'"),
         ({"base_expid": "MF_tiny_mm"}, "did you mean 'MF_tiny_mml'"),
         ({"tuner_spice": 1}, "unknown key 'tuner_spice'; did you mean 'tuner_space'"),
     ],
@@ -117,6 +122,56 @@ def test_what_no_cell_could_run_is_said_before_the_first(tmp_path, words, says, 
     assert main(["tune", "--config", str(CONFIG / "tuner/MF_tiny_mml.yaml"), *words]) == 2
     assert says in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_a_tuner_files_data_set_takes_the_bases_place(tmp_path):
+    file = tmp_path / "space.yaml"
+    content = {"base_config": str(CONFIG), "base_expid": "MF_yelp_mml", "dataset_id": "gowalla_mf"}
+    file.write_text(yaml.safe_dump({**content, "tuner_space": {"neg_weight": [1, 2]}}))
+    _, cells = expand(file, read_space(file), tmp_path)
+    wanted = load_experiment(CONFIG, "MF_gowalla_mml").params
+    assert {c.params["dataset_id"] for c in cells} == {"gowalla_mf"}
+    assert {c.params["train_data"] for c in cells} == {wanted["train_data"]}
+    assert [c.params["neg_weight"] for c in cells] == [1, 2]
+
+
+SEEDED = """
+import json, pathlib, sys, yaml
+words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+cell = yaml.safe_load((pathlib.Path(words["--config"]) / "model_config.yaml").read_text())[words["--expid"]]
+folder = pathlib.Path(words["--runs"]) / words["--expid"] / f"recbox-{words['--protocol']}-s{cell['seed']}"
+folder.mkdir(parents=True)
+(folder / "result.json").write_text(json.dumps({
+    "metrics": {"Recall(k=20)": cell["seed"], "NDCG(k=20)": 0},
+    "validation_metrics": {"Recall(k=20)": -cell["seed"], "NDCG(k=20)": cell["seed"] % 3},
+}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("protocol", "monitor", "mode", "best_first"),
+    [
+        ("paper", "Recall(k=20)", "max", [2023, 2022, 2021]),
+        ("held-out", "Recall(k=20)", "max", [2021, 2022, 2023]),
+        ("held-out", "Recall(k=20)", "min", [2023, 2022, 2021]),
+        ("held-out", {"Recall(k=20)": 0.5, "NDCG(k=20)": 1}, "max", [2021, 2023, 2022]),
+    ],
+)
+def test_cells_are_ranked_by_what_the_epoch_was_chosen_by(protocol, monitor, mode, best_first, tmp_path, monkeypatch):
+    """2021, 2022 and 2023 leave 2, 0 and 1 on division by 3; each cell has a seed of its own."""
+    monkeypatch.chdir(tmp_path)
+    Path("fake.py").write_text(SEEDED)
+    space = {"seed": [2021, 2022, 2023], "monitor": monitor, "monitor_mode": mode}
+    content = {"base_config": str(CONFIG), "base_expid": "MF_tiny_mml", "tuner_space": space}
+    Path("space.yaml").write_text(yaml.safe_dump(content))
+    assert main(["tune", "--config", "space.yaml", "--script", "fake.py", "--protocol", protocol]) == 0
+    with open("runs/tuner/space/cells.csv") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(row["seed"]) for row in rows] == best_first
+    assert ("validation Recall(k=20)" in rows[0], "Recall(k=20)" in rows[0]) == (
+        protocol == "held-out",
+        protocol == "paper",
+    )
 
 
 def test_a_gpu_that_is_not_there(capsys):
