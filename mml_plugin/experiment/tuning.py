@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import importlib
-import json
+import logging
 import queue
 import subprocess
 import sys
@@ -31,7 +31,7 @@ from mml_plugin.errors import UserError, nearest
 from mml_plugin.experiment.config import Experiment, config_files, load_experiment
 from mml_plugin.experiment.identity import canonical_hash
 from mml_plugin.experiment.run import ENGINES, PROTOCOLS, RunRequest, check_choice
-from mml_plugin.experiment.run_folder import folder_name
+from mml_plugin.experiment.run_folder import RunFolder, folder_name
 from mml_plugin.experiment.schema import known_keys
 from mml_plugin.experiment.yaml_blocks import read_blocks
 from mml_plugin.files import atomic_write, make_folder
@@ -274,12 +274,17 @@ def _run_cells(cells: list[Cell], gpus: Sequence[int], command: Sequence[str]) -
 
 
 def write_table(cells: list[Cell], failed: list[Cell], path: Path, monitor: str | dict) -> Path:
-    """All cells with their choice and metrics, the best by the monitor first."""
+    """All cells with their choice and metrics, the best by the monitor first; of a damaged result only its state."""
     rows = []
     for cell in cells:
         row: dict[str, Any] = {"expid": cell.expid, **cell.choice, "state": "failed" if cell in failed else "done"}
         if cell.result.is_file():
-            row.update(json.loads(cell.result.read_text(encoding="utf-8")).get("metrics", {}))
+            try:
+                # A runner of one's own need not write more than metrics.
+                row.update(RunFolder(cell.result.parent).read_result({"metrics": dict})["metrics"])
+            except UserError as error:
+                logging.warning("%s", error)
+                row["state"] = "damaged"
         rows.append(row)
     name = monitor if isinstance(monitor, str) else next(iter(monitor))
     rows.sort(key=lambda row: -row.get(name, float("-inf")))

@@ -274,7 +274,8 @@ def test_any_ids_come_back_as_they_were(tmp_path_factory, train, random):
     for name in ("train.txt", "test.txt", "users.txt", "items.txt"):
         (folder / name).unlink(missing_ok=True)
     from_csv = load(folder)
-    assert from_csv.fingerprint == data.fingerprint and from_csv.item_ids.tolist() == data.item_ids.tolist()
+    assert from_csv.fingerprint == data.fingerprint
+    assert from_csv.item_ids.tolist() == data.item_ids.tolist()
 
 
 def test_a_known_name_must_hold_the_known_data(tmp_path, monkeypatch):

@@ -276,7 +276,8 @@ def test_text_and_csv_that_differ_are_refused(home, tmp_path, monkeypatch, capsy
     change(Path("data/synth", name))
     assert command() == 2
     error = capsys.readouterr().err
-    assert says in error and "import the data set again" in error
+    assert says in error
+    assert "import the data set again" in error
     assert not Path("cli").exists()
 
 
