@@ -167,8 +167,8 @@ def _same_pairs(one: Pairs, other: Pairs) -> bool:
     ranks = [np.searchsorted(known, users).clip(max=len(known) - 1) for users, _ in (one, other)]
     if not np.array_equal(known[ranks[0]], one[0]):
         return False
-    codes = [np.sort(rank * width + items) for rank, (_, items) in zip(ranks, (one, other))]
-    return np.array_equal(*codes)
+    first, second = (np.sort(rank * width + items) for rank, (_, items) in zip(ranks, (one, other)))
+    return np.array_equal(first, second)
 
 
 def _what_was_read(

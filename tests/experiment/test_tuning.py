@@ -10,8 +10,8 @@ import yaml
 
 from mml_plugin.cli import main
 from mml_plugin.errors import UserError
-from mml_plugin.experiment.config import load_experiment
 from mml_plugin.experiment import tuning
+from mml_plugin.experiment.config import load_experiment
 from mml_plugin.experiment.tuning import expand, read_space
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
