@@ -13,8 +13,8 @@ from typing import IO
 import numpy as np
 from tqdm import tqdm
 
+from mml_plugin.data.ids import are_whole_numbers
 from mml_plugin.data.interactions import Interactions
-from mml_plugin.errors import UserError
 from mml_plugin.files import atomic_write
 
 HEADER = "query_index,corpus_index,label,user_id,user_history\n"
@@ -23,7 +23,7 @@ SPLITTER = "^"
 
 def query_index(data: Interactions) -> np.ndarray:
     """recbox's integer per user: the user id where all are whole numbers, as reczoo has it, else the user row."""
-    if all(u.isdecimal() and len(u) <= 18 and (u == "0" or u[0] != "0") for u in data.user_ids.tolist()):
+    if are_whole_numbers(data.user_ids):
         return data.user_ids.astype(np.int64)
     return np.arange(data.num_users)
 
@@ -91,15 +91,3 @@ def _write(stream: IO[str], data: Interactions, indptr: np.ndarray, name: str, r
             lines = [f"{start}{item},1,{uid},{history}\n" for item, history in rows(user)]
             stream.write("".join(lines))
             bar.update(len(lines))
-
-
-def check_ids(data: Interactions) -> None:
-    """Refuse ids that the CSV layout cannot carry.
-
-    Raises:
-        UserError: for an empty id, or one with a comma, a quote, ``^`` or a control character.
-    """
-    for kind, ids in (("user", data.user_ids), ("item", data.item_ids)):
-        for text in ids.tolist():
-            if not text or any(c in ',"^' or c < " " for c in text):
-                raise UserError(f'{kind} id {text!r} cannot be used: ids must not be empty nor hold , " ^ or controls')

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mml_plugin.data.catalog import KNOWN
+from mml_plugin.data.ids import are_whole_numbers
 from mml_plugin.data.interactions import Interactions, find_text, from_lines
 from mml_plugin.data.lightgcn import read_lines
 from mml_plugin.data.store import folder_of, store
@@ -65,14 +66,18 @@ def import_csv(
     frames, repeated = _distinct(*frames) if distinct else (frames, [])
     users = _order_of_appearance([f[0] for f in frames])
     items = np.unique(np.concatenate([f[1] for f in frames]))
+    row_of = np.arange(len(items))
+    if are_whole_numbers(users) and are_whole_numbers(items):
+        # As LightGCN's and reczoo's files have them, and as the numbers in train.txt are read back: 2 before 10.
+        row_of = np.argsort(np.argsort(items.astype(np.int64)))
     parts: list[np.ndarray] = []
     order = np.argsort(users)
     for user, item in frames:
         rows = order[np.searchsorted(users, user, sorter=order)]
         arranged = np.argsort(rows, kind="stable")
         counts = np.bincount(rows, minlength=len(users))
-        parts += [np.concatenate([[0], np.cumsum(counts)]), np.searchsorted(items, item)[arranged]]
-    data = Interactions(users, items, *parts)
+        parts += [np.concatenate([[0], np.cumsum(counts)]), row_of[np.searchsorted(items, item)][arranged]]
+    data = Interactions(users, items[np.argsort(row_of)], *parts)
     data, dropped = without_cold_users(data, drop_cold_users, str(test))
     if distinct and not len(data.test_items):
         said = "; ".join([*repeated, *dropped]) or "it holds none"
@@ -145,7 +150,7 @@ def _order_of_appearance(columns: list[np.ndarray]) -> np.ndarray:
 
 
 def without_cold_users(data: Interactions, drop: bool, where: str) -> tuple[Interactions, list[str]]:
-    """Refuse or drop users that have test interactions but no training interaction."""
+    """Refuse or drop users that have test interactions but no training interaction, and the items only they have."""
     cold = np.flatnonzero((np.diff(data.train_indptr) == 0) & (np.diff(data.test_indptr) > 0))
     if not len(cold):
         return data, []
@@ -158,15 +163,19 @@ def without_cold_users(data: Interactions, drop: bool, where: str) -> tuple[Inte
     keep = ~np.isin(data.test_users, cold)
     counts = np.bincount(data.test_users[keep], minlength=data.num_users)
     users = np.setdiff1d(np.arange(data.num_users), cold)
+    tested = data.test_items[keep]
+    items = np.union1d(data.train_items, tested)
     kept = Interactions(
         data.user_ids[users],
-        data.item_ids,
+        data.item_ids[items],
         np.concatenate([[0], np.cumsum(np.diff(data.train_indptr)[users])]),
-        data.train_items,
+        np.searchsorted(items, data.train_items),
         np.concatenate([[0], np.cumsum(counts[users])]),
-        data.test_items[keep],
+        np.searchsorted(items, tested),
     )
-    return kept, [f"{len(cold)} test users without training history were left out"]
+    notes = [f"{len(cold)} test users without training history were left out"]
+    lost = data.num_items - len(items)
+    return kept, notes + ([f"{lost} items that only such users have were left out"] if lost else [])
 
 
 def _test_only_notes(data: Interactions) -> list[str]:

@@ -160,13 +160,14 @@ def find_text(folder: Path, name: str) -> Path:
 
 
 def _read_ids(path: Path) -> np.ndarray | None:
-    return np.array(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else None
+    # Not splitlines(): an id may hold U+2028 and the like, which it takes for line ends.
+    return np.array(path.read_text(encoding="utf-8").removesuffix("\n").split("\n")) if path.is_file() else None
 
 
 def _load_csv(folder: Path) -> Interactions:
     import pandas as pd
 
-    items = _read_corpus(folder / "item_corpus.csv")
+    items = read_corpus(folder)
     splits = [_read_rows(folder / name, len(items)) for name in ("train.csv", "test.csv")]
     codes, queries = pd.factorize(pd.concat([s["query_index"] for s in splits]))
     ids = pd.concat(splits).drop_duplicates("query_index")["user_id"].to_numpy(str)
@@ -178,9 +179,11 @@ def _load_csv(folder: Path) -> Interactions:
     return Interactions(ids, items, *parts)
 
 
-def _read_corpus(path: Path) -> np.ndarray:
+def read_corpus(folder: Path) -> np.ndarray:
+    """The item ids of a data set's ``item_corpus.csv``, in its order; a :class:`UserError` for a malformed file."""
     import pandas as pd
 
+    path = folder / "item_corpus.csv"
     try:
         return pd.read_csv(path, usecols=["item_id"], dtype=str, keep_default_na=False)["item_id"].to_numpy(str)
     except (OSError, ValueError) as error:

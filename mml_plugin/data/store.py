@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mml_plugin.data import convert
+from mml_plugin.data.ids import are_whole_numbers, check_ids
 from mml_plugin.data.interactions import Interactions
 from mml_plugin.errors import UserError
 from mml_plugin.files import atomic_write, checksum, make_folder, writing
@@ -39,7 +40,7 @@ def store(data: Interactions, folder: Path, source: str, notes: tuple[str, ...] 
     """
     folder = Path(folder)
     check_place(folder, overwrite, MARKS, "a data set")
-    convert.check_ids(data)
+    check_ids([("user", data.user_ids), ("item", data.item_ids)])
 
     def fill(work: Path) -> None:
         write_text(data, work)
@@ -91,8 +92,10 @@ def build_folder(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 def write_text(data: Interactions, folder: Path) -> None:
-    """Write ``train.txt`` and ``test.txt``, and the original ids beside them where these are not whole numbers."""
-    numeric = all(t.isdecimal() and len(t) <= 18 for ids in (data.user_ids, data.item_ids) for t in ids.tolist())
+    """Write ``train.txt`` and ``test.txt``, and the original ids beside them where numbers alone would not bring back
+    every id in its place.
+    """
+    numeric = _come_back_from_numbers(data)
     users = data.user_ids if numeric else np.arange(data.num_users).astype(str)
     items = (data.item_ids if numeric else np.arange(data.num_items).astype(str)).astype(object)
     for name, indptr, rows in (
@@ -106,6 +109,19 @@ def write_text(data: Interactions, folder: Path) -> None:
         for name, ids in (("users.txt", data.user_ids), ("items.txt", data.item_ids)):
             with atomic_write(folder / name) as stream:
                 stream.write("\n".join(ids.tolist()) + "\n")
+
+
+def _come_back_from_numbers(data: Interactions) -> bool:
+    """Whether :func:`~mml_plugin.data.interactions.from_lines` finds all ids in their order in the lines alone: users
+    in the order of train, those of test only behind them, items by number.
+    """
+    if not (are_whole_numbers(data.user_ids) and are_whole_numbers(data.item_ids)):
+        return False
+    used = np.zeros(data.num_items, bool)
+    used[data.train_items] = used[data.test_items] = True
+    trained, tested = np.diff(data.train_indptr) > 0, np.diff(data.test_indptr) > 0
+    in_order = np.all(np.diff(data.item_ids.astype(np.int64)) > 0) and np.all(trained[:-1] >= trained[1:])
+    return bool(in_order and used.all() and (trained | tested).all())
 
 
 def describe(data: Interactions, folder: Path, source: str, notes: tuple[str, ...]) -> None:

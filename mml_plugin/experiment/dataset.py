@@ -162,7 +162,8 @@ def prepare_data(params: Mapping[str, Any], protocol: str, share: float) -> RunD
     make_folder(data.work)
     if data.held_out is None:
         return replace(data, paths={key: str(params[key]) for key in ("train_data", "valid_data", "item_corpus")})
-    place = data.work / f"{data.folder.name}-held-out-{share:g}-{data.interactions.fingerprint[:12]}"
+    # The split depends on the order of train as well, which the fingerprint does not see.
+    place = data.work / f"{data.folder.name}-held-out-{share:g}-{data.word[:12]}"
     if not place.is_dir():
         split.write_held_out(data.held_out, place)
     names = {"train_data": "train.csv", "valid_data": "valid.csv", "item_corpus": "item_corpus.csv"}

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from mml_plugin.data.importing import import_csv
-from mml_plugin.data.interactions import load
+from mml_plugin.data.interactions import load, read_corpus
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.experiment.config import MODELS
 from mml_plugin.experiment.dataset import carve
@@ -221,7 +222,7 @@ def import_files(train: Path, test: Path, out: Path) -> tuple[Path, list[str]]:
     folder = out / "data" / DATASET
     sums = {name: checksum(path, "sha256") for name, path in (("train", train), ("test", test))}
     mark = out / "data" / "files.json"
-    if not ((folder / "dataset.json").is_file() and mark.is_file() and json.loads(mark.read_text("utf-8")) == sums):
+    if not (mark.is_file() and json.loads(mark.read_text("utf-8")) == sums and _is_whole(folder)):
         import_csv(DATASET, train, test, out / "data", drop_cold_users=True, overwrite=True, distinct=True)
         with atomic_write(mark) as stream:
             json.dump(sums, stream)
@@ -232,6 +233,14 @@ def import_files(train: Path, test: Path, out: Path) -> tuple[Path, list[str]]:
     if not dropped:
         content["notes"].append("0 test users without training history were left out")
     return folder, [said, *(f"{note}." for note in content["notes"])]
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether an import is there and its text and CSV files number the items alike; earlier versions' may not."""
+    try:
+        return (folder / "dataset.json").is_file() and np.array_equal(read_corpus(folder), load(folder).item_ids)
+    except UserError:
+        return False
 
 
 def _experiment(model: str, loss: str, negatives: int, epochs: int, patience: int, seed: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mml_plugin.errors import UserError
 from mml_plugin.experiment.config import load_experiment
 from mml_plugin.experiment.run import RunRequest, run
 from mml_plugin.experiment.run_folder import RunFolder, folder_name
@@ -59,6 +60,9 @@ def _run_or_reuse(config_dir: Path, runs_dir: Path, expid: str, seed: int, overw
 
 def _row(name: str, folder: RunFolder) -> list[str]:
     result = folder.read_result()
+    for metric in METRICS:
+        if metric not in result["metrics"]:
+            raise UserError(f"{folder.result} has no {metric}; mml quickstart --overwrite begins anew")
     shares = [share for row in read_history(folder.history) if (share := active_share(row)) is not None]
     seconds = result["seconds"]["train"] + result["seconds"]["evaluation"]
     return [

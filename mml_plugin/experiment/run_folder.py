@@ -24,6 +24,17 @@ from mml_plugin.records import EpochRecord
 RUN_FORMAT = 1
 FIXED_COLUMNS = ("epoch", "train_loss", "learning_rate", "train_seconds", "eval_seconds", "peak_memory_bytes")
 TOTALS = ("negatives", "gradient_sum")
+# What readers of a finished run rely on, with a dot for a key within a key.
+RESULT_KEYS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("backend", "device", "identity", "cut", "commit", "date", "command"), str),
+    **dict.fromkeys(("best_epoch", "epochs", "threads", "peak_memory_bytes", "data.users"), int),
+    **dict.fromkeys(("metrics", "validation_metrics", "machine", "versions"), dict),
+    **dict.fromkeys([f"seconds.{p}{s}" for p in ("train", "evaluation") for s in ("", "_per_epoch")], (int, float)),
+    **dict.fromkeys([f"machine.{name}" for name in ("processor", "cores", "memory_gib")], object),
+    "data.fingerprint": str,
+    "stopped_early": bool,
+    "monitor": (str, dict),
+}
 
 
 def folder_name(engine: str, protocol: str, seed: int, override_hash: str = "") -> str:
@@ -46,6 +57,22 @@ def history_thresholds(path: Path) -> tuple[float, ...] | None:
         header = next(csv.reader(stream), [])
     lows = [re.fullmatch(r"band_[1-9]\d*\((.+),.+", name) for name in header]
     return tuple(float(match[1]) for match in lows if match)
+
+
+def _check_keys(content: Mapping[str, Any], needed: Mapping[str, type | tuple[type, ...]]) -> None:
+    """Raise a :class:`ValueError` that names the first key that is missing or holds something else."""
+    for name, kind in needed.items():
+        value: Any = content
+        for part in name.split("."):
+            if not isinstance(value, dict) or part not in value:
+                raise ValueError(f"it has no {name}")
+            value = value[part]
+        if not isinstance(value, kind):
+            raise ValueError(f"its {name} is {value!r:.40}")
+    for name in {"metrics", "validation_metrics"} & needed.keys():
+        for metric, value in content[name].items():
+            if not isinstance(value, (int, float)):
+                raise ValueError(f"its {name} {metric} is {value!r:.40}")
 
 
 @dataclass(frozen=True)
@@ -110,17 +137,39 @@ class RunFolder:
         """Whether the run wrote its result."""
         return self.result.is_file()
 
-    def read_result(self) -> dict[str, Any]:
-        """The content of ``result.json``; a :class:`UserError` when it is missing or damaged."""
+    def read_result(self, needed: Mapping[str, type | tuple[type, ...]] | None = None) -> dict[str, Any]:
+        """The content of ``result.json``.
+
+        Args:
+            needed: the keys that it must have and their types; None: those of a run that this package trained.
+
+        Raises:
+            UserError: when it is missing or damaged, lacks a key, or was laid out by another version.
+        """
         try:
             content = json.loads(self.result.read_text(encoding="utf-8"))
             if not isinstance(content, dict):
                 raise ValueError("it holds no JSON object")
+            self._check_format(content)
+            _check_keys(content, RESULT_KEYS if needed is None else needed)
             return content
         except FileNotFoundError:
             raise UserError(f"{self.path} holds no result.json: the run has not finished") from None
+        except UserError:
+            raise
         except (ValueError, OSError) as error:
-            raise UserError(f"{self.result} cannot be read: {error}") from None
+            raise UserError(f"{self.result} cannot be read: {error}; --overwrite begins the run anew") from None
+
+    def _check_format(self, content: Mapping[str, Any]) -> None:
+        found = content.get("run_format", 1)
+        if found == RUN_FORMAT:
+            return
+        versions = content.get("versions")
+        writer = versions.get("mml_plugin") if isinstance(versions, dict) else "of another version"
+        raise UserError(
+            f"{self.path} was written by mml_plugin {writer} in run format {found}, and this version reads format "
+            f"{RUN_FORMAT}; read it with that version, or train it again with --overwrite"
+        )
 
     def read_config(self, expid: str) -> dict[str, Any]:
         """The resolved parameters in ``config.yaml``; a :class:`UserError` when it is missing or damaged."""

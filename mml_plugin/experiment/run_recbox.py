@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from mml_plugin.data import convert, split
+from mml_plugin.data.interactions import read_corpus
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.config import Experiment
 from mml_plugin.experiment.dataset import RunData, data_folder, prepare_data, write_users
@@ -117,16 +118,57 @@ def _check_rows(params: dict[str, Any], data: RunData) -> None:
 
 
 def _check_same_data(params: dict[str, Any], data: RunData) -> None:
-    """recbox read ``train.csv``; ids, masks, fingerprint and seen items come from ``train.txt`` where there is one."""
+    """recbox read the CSV files; ids, masks, fingerprint and seen items come from the text files where there are some.
+
+    Raises:
+        UserError: when the item corpus has another order, or the training or evaluated pairs are not the same.
+    """
+    folder = Path(data.paths["item_corpus"]).parent
+    if not np.array_equal(read_corpus(folder), data.interactions.item_ids):
+        raise UserError(
+            f"{folder / 'item_corpus.csv'} does not have the items of {data.folder} in their order; {_remedy(data)}"
+        )
     if params.get("nrows") is not None:
         return
-    with h5py.File(params["train_data"]) as stored:
-        items = stored[params["corpus_index"]][:]
-    if not np.array_equal(np.sort(items), np.sort(data.training.train_items)):
-        raise UserError(
-            f"{data.folder}: train.csv and train.txt hold different interactions ({len(items):,} and "
-            f"{len(data.training.train_items):,}); import the data set again, or remove the one that is wrong"
-        )
+    training = data.training
+    evaluated = data.interactions.test_users, data.interactions.test_items
+    if data.held_out is not None:
+        counts = np.diff(data.held_out.indptr)
+        evaluated = np.repeat(np.arange(len(counts)), counts), data.held_out.items
+    for key, pairs in (("train_data", (training.train_users, training.train_items)), ("valid_data", evaluated)):
+        with h5py.File(params[key]) as stored:
+            found = stored[params["query_index"]][:], stored[params["corpus_index"]][:]
+        if not _same_pairs(found, (convert.query_index(data.interactions)[pairs[0]], pairs[1])):
+            path = Path(data.paths[key])
+            split = "train.txt" if key == "train_data" else "test.txt"
+            raise UserError(
+                f"{data.folder}: {path.name} and {split if data.held_out is None else 'the held-out split'} hold "
+                f"different interactions ({len(found[0]):,} and {len(pairs[0]):,}); {_remedy(data)}"
+            )
+
+
+def _remedy(data: RunData) -> str:
+    if data.held_out is None:
+        return "import the data set again, or remove the one that is wrong"
+    return f"delete {Path(data.paths['train_data']).parent}, which is made anew"
+
+
+Pairs = tuple[np.ndarray, np.ndarray]
+
+
+def _same_pairs(one: Pairs, other: Pairs) -> bool:
+    """Whether two lists of (user number, item row) hold the same pairs, each as often, in whatever order."""
+    if len(one[0]) != len(other[0]):
+        return False
+    if all(np.array_equal(a, b) for a, b in zip(one, other)):
+        return True
+    # User numbers may be large; their ranks and the item make one number that sorts ten times faster than pairs do.
+    known, width = np.unique(other[0]), int(max(one[1].max(initial=0), other[1].max(initial=0))) + 1
+    ranks = [np.searchsorted(known, users).clip(max=len(known) - 1) for users, _ in (one, other)]
+    if not np.array_equal(known[ranks[0]], one[0]):
+        return False
+    first, second = (np.sort(rank * width + items) for rank, (_, items) in zip(ranks, (one, other)))
+    return np.array_equal(first, second)
 
 
 def _what_was_read(

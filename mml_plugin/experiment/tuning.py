@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import importlib
-import json
+import logging
 import math
 import queue
 import subprocess
@@ -32,7 +32,7 @@ from mml_plugin.errors import UserError, nearest
 from mml_plugin.experiment.config import Experiment, config_files, load_experiment
 from mml_plugin.experiment.identity import canonical_hash
 from mml_plugin.experiment.run import ENGINES, PROTOCOLS, RunRequest, check_choice
-from mml_plugin.experiment.run_folder import folder_name
+from mml_plugin.experiment.run_folder import RunFolder, folder_name
 from mml_plugin.experiment.schema import known_keys
 from mml_plugin.experiment.yaml_blocks import read_blocks
 from mml_plugin.files import atomic_write, make_folder
@@ -281,7 +281,7 @@ def _run_cells(cells: list[Cell], gpus: Sequence[int], command: Sequence[str]) -
 
 
 def write_table(cells: list[Cell], failed: list[Cell], path: Path, params: Mapping[str, Any], protocol: str) -> Path:
-    """All cells with their choice and metrics, the best by the monitor first.
+    """All cells with their choice and metrics, the best by the monitor first; of a damaged result only its state.
 
     Under ``held-out`` the metrics are those of validation: what a choice is made by is not test.
 
@@ -291,14 +291,18 @@ def write_table(cells: list[Cell], failed: list[Cell], path: Path, params: Mappi
         params: of a cell, for ``monitor`` and ``monitor_mode``.
         protocol: of all cells.
     """
-    measured = "validation_metrics" if protocol == "held-out" else "metrics"
+    measured, prefix = ("validation_metrics", "validation ") if protocol == "held-out" else ("metrics", "")
     found = []
     for cell in cells:
         row: dict[str, Any] = {"expid": cell.expid, **cell.choice, "state": "failed" if cell in failed else "done"}
-        # Another script's result may have no validation.
-        result = json.loads(cell.result.read_text(encoding="utf-8")) if cell.result.is_file() else {}
-        metrics = result.get(measured, {})
-        prefix = "validation " if protocol == "held-out" else ""
+        metrics: dict[str, float] = {}
+        if cell.result.is_file():
+            try:
+                # A runner of one's own need not write more than metrics.
+                metrics = RunFolder(cell.result.parent).read_result({measured: dict})[measured]
+            except UserError as error:
+                logging.warning("%s", error)
+                row["state"] = "damaged"
         found.append((_rank(metrics, params), {**row, **{prefix + name: value for name, value in metrics.items()}}))
     rows = [row for _, row in sorted(found, key=lambda pair: -pair[0])]
     columns = list(dict.fromkeys(key for row in rows for key in row))

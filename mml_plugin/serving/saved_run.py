@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mml_plugin.engine.ranking import ItemLists
 from mml_plugin.errors import UserError
-from mml_plugin.experiment.run_folder import RUN_FORMAT, RunFolder
+from mml_plugin.experiment.run_folder import RunFolder
 
 # Looking for similar ids is worth it where people type them; in a million ids it would take minutes.
 MAX_IDS_TO_COMPARE = 100_000
@@ -104,15 +104,7 @@ def load_run(path: Path) -> SavedRun:
     path = Path(path)
     folder = RunFolder(path)
     _check_folder(folder)
-    result = folder.read_result()
-    found = result.get("run_format", 1)
-    if found != RUN_FORMAT:
-        versions = result.get("versions")
-        writer = versions.get("mml_plugin") if isinstance(versions, dict) else "of another version"
-        raise UserError(
-            f"{path} was written by mml_plugin {writer} in run format {found}, and this version reads format "
-            f"{RUN_FORMAT}; read it with that version, or train it again with --overwrite"
-        )
+    result = folder.read_result({"expid": str, "identity": str})
     users, items = _vectors(folder)
     user_ids, item_ids = _ids(folder)
     if len(user_ids) != len(users) or len(item_ids) != len(items) or users.shape[1] != items.shape[1]:

@@ -101,6 +101,19 @@ def test_own_files(files, capsys):
     assert json.loads((files / "out/data/own/dataset.json").read_text())["users"] == 60
 
 
+def test_an_import_with_items_in_two_orders_is_made_again(files):
+    train, test, out = Path("my_train.csv"), Path("my_test.csv"), Path("out")
+    folder, _ = own_data.import_files(train, test, out)
+    corpus = folder / "item_corpus.csv"
+    whole, made = corpus.read_text(), (folder / "dataset.json").stat().st_mtime_ns
+    own_data.import_files(train, test, out)
+    assert (folder / "dataset.json").stat().st_mtime_ns == made
+    header, *ids = whole.splitlines()
+    corpus.write_text("\n".join([header, *reversed(ids)]) + "\n")
+    own_data.import_files(train, test, out)
+    assert corpus.read_text() == whole
+
+
 def test_own_files_with_tuning_cells(files):
     words = ["compare", "--train", "my_train.csv", "--test", "my_test.csv", "--losses", "ccl,softmax", "--seeds", "2",
              "--cells", "3", "--negatives", "10", "--epochs", "2", "--out", "out"]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import shutil
@@ -174,6 +175,7 @@ def test_csv_import_keeps_text_ids(tmp_path):
         ("user,item\n", "holds no row"),
         ('user,item\na,"b^c"\n', r"item id 'b\^c' cannot be used"),
         ("user,item\na,b,5\nc,d,4\n", "rows have more values than the header"),
+        ("user,item\na,  \n", "item id '  ' cannot be used: ids must not be blank"),
         ("", "is empty; its first line must be a header"),
     ],
 )
@@ -205,6 +207,75 @@ def test_repeated_and_known_interactions_are_left_out_and_counted(tmp_path):
         UserError, match=r"no test interaction is left to measure with: .*3 test interactions that are in train"
     ):
         import_csv("same", train, train, tmp_path / "d", distinct=True)
+
+
+def rows_of_csv(path, column="item_id"):
+    """A column of a file that this project wrote, by the standard library."""
+    with open(path, newline="", encoding="utf-8") as stream:
+        return [row[column] for row in csv.DictReader(stream)]
+
+
+def pairs_csv(path, pairs):
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([("user", "item"), *pairs])
+    return path
+
+
+def test_whole_number_ids_are_rows_by_number_in_every_file(tmp_path):
+    train = pairs_csv(tmp_path / "a.csv", [(u, i) for u in range(12) for i in (u, (u + 1) % 12)])
+    test = pairs_csv(tmp_path / "b.csv", [(u, (u + 5) % 13) for u in range(12)])
+    folder = import_csv("mine", train, test, tmp_path / "d")
+    assert load(folder).item_ids.tolist() == [str(i) for i in range(13)] == rows_of_csv(folder / "item_corpus.csv")
+    assert not (folder / "items.txt").exists()
+    written = list(zip(rows_of_csv(folder / "train.csv", "user_id"), rows_of_csv(folder / "train.csv", "corpus_index")))
+    assert sorted(written) == sorted((str(u), str(i)) for u in range(12) for i in (u, (u + 1) % 12))
+
+
+def test_items_of_dropped_users_leave_no_gap(tmp_path):
+    """They are in no line of train.txt or test.txt, so the item corpus must not hold them either."""
+    train = pairs_csv(tmp_path / "a.csv", [(0, 1), (0, 3), (1, 4)])
+    test = pairs_csv(tmp_path / "b.csv", [(1, 3), (9, 2)])
+    folder = import_csv("mine", train, test, tmp_path / "d", drop_cold_users=True)
+    assert load(folder).item_ids.tolist() == ["1", "3", "4"] == rows_of_csv(folder / "item_corpus.csv")
+    assert "1 items that only such users have were left out" in (folder / "dataset.json").read_text()
+
+
+def test_ids_that_a_number_would_change_are_kept(tmp_path):
+    train = pairs_csv(tmp_path / "a.csv", [("01", "007"), ("1", "7"), ("\u0663", "10")])
+    test = pairs_csv(tmp_path / "b.csv", [("01", "7"), ("3", "007")])
+    with pytest.raises(UserError, match="user 3 has test items but no training history"):
+        import_csv("mine", train, test, tmp_path / "d")
+    folder = import_csv("mine", train, test, tmp_path / "d", drop_cold_users=True)
+    data = load(folder)
+    assert data.user_ids.tolist() == ["01", "1", "\u0663"]
+    assert len(set(convert.query_index(data).tolist())) == 3
+    assert data.item_ids[data.train_items].tolist() == ["007", "7", "10"]
+
+
+IDS = st.one_of(
+    st.integers(0, 30).map(str),
+    st.text("0123\u0663", min_size=1, max_size=20),
+    st.text(st.characters(exclude_categories=("Cs",), exclude_characters=',"^'), min_size=1, max_size=5),
+).filter(lambda text: text.strip(" ") and all(c >= " " for c in text))
+
+
+@given(st.lists(st.tuples(IDS, IDS), min_size=1, max_size=12), st.randoms(use_true_random=False))
+@settings(max_examples=150, deadline=None)
+def test_any_ids_come_back_as_they_were(tmp_path_factory, train, random):
+    home = tmp_path_factory.mktemp("ids")
+    test = [(random.choice(train)[0], random.choice(train)[1]) for _ in range(3)]
+    files = [pairs_csv(home / f"{name}.csv", pairs) for name, pairs in (("a", train), ("b", test))]
+    folder = import_csv("mine", *files, home / "d")
+    data = load(folder)
+    splits = ((data.train_users, data.train_items), (data.test_users, data.test_items))
+    found = [sorted(zip(data.user_ids[u].tolist(), data.item_ids[i].tolist())) for u, i in splits]
+    assert found == [sorted(train), sorted(test)]
+    assert rows_of_csv(folder / "item_corpus.csv") == data.item_ids.tolist()
+    for name in ("train.txt", "test.txt", "users.txt", "items.txt"):
+        (folder / name).unlink(missing_ok=True)
+    from_csv = load(folder)
+    assert from_csv.fingerprint == data.fingerprint
+    assert from_csv.item_ids.tolist() == data.item_ids.tolist()
 
 
 def test_a_known_name_must_hold_the_known_data(tmp_path, monkeypatch):

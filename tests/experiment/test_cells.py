@@ -63,6 +63,15 @@ def test_finished_cells_are_not_run_again(home, monkeypatch):
     assert [outcome.state for outcome in runner(cells)[0].run(cells)] == [DONE, DONE]
 
 
+def test_a_damaged_result_fails_its_cell_and_no_other(home):
+    cells = cells_of("MF_tiny_mml", "MF_tiny_ccl")
+    cells[0].folder.path.mkdir(parents=True)
+    cells[0].folder.result.write_text("{}")
+    outcomes = runner(cells)[0].run(cells)
+    assert [outcome.state for outcome in outcomes] == [FAILED, DONE]
+    assert "result.json cannot be read: it has no backend" in outcomes[0].error
+
+
 def test_a_finished_run_on_other_data_or_conditions_is_not_taken_for_the_cells(home, monkeypatch):
     cells = cells_of("MF_tiny_mml")
     runner(cells)[0].run(cells)

@@ -30,3 +30,7 @@ def test_quickstart_ends_with_a_table_a_picture_and_folders(tmp_path, monkeypatc
     before = Path("runs/MF_tiny_ccl/recbox-paper-s2019/result.json").stat().st_mtime_ns
     assert main(["quickstart"]) == 0
     assert Path("runs/MF_tiny_ccl/recbox-paper-s2019/result.json").stat().st_mtime_ns == before
+    Path("runs/MF_tiny_ccl/recbox-paper-s2019/result.json").write_text("{}")
+    capsys.readouterr()
+    assert main(["quickstart"]) == 2
+    assert "result.json cannot be read: it has no backend" in capsys.readouterr().err

@@ -18,6 +18,8 @@ from mml_plugin.cli import main
 from mml_plugin.data import split, synthetic
 from mml_plugin.data.interactions import load
 from mml_plugin.experiment.run import RunRequest, run
+from mml_plugin.serving.evaluate import evaluate, split_pairs
+from mml_plugin.serving.saved_run import load_run
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 COUNTS = ("train", "test", "trained_on")
@@ -249,14 +251,78 @@ def test_a_refused_run_leaves_no_folder(engine, home, tmp_path, monkeypatch, cap
     assert not Path("cli").exists()
 
 
-def test_text_and_csv_that_differ_are_refused(home, tmp_path, monkeypatch, capsys):
+def cut(path):
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-3]))
+
+
+def swap_items_of_two_users(path):
+    """The same items and the same number of rows for every user, and yet other pairs."""
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    other = rows.index[(rows.query_index != rows.query_index[0]) & (rows.corpus_index != rows.corpus_index[0])][0]
+    rows.loc[[0, other], "corpus_index"] = rows.loc[[other, 0], "corpus_index"].to_numpy()
+    rows.to_csv(path, index=False)
+
+
+def swap_lines(path):
+    header, first, second, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([header, second, first, *rest]))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("train.csv", cut, "train.csv and train.txt hold different interactions"),
+        ("train.csv", swap_items_of_two_users, "train.csv and train.txt hold different interactions"),
+        ("test.csv", cut, "test.csv and test.txt hold different interactions"),
+        ("test.csv", swap_items_of_two_users, "test.csv and test.txt hold different interactions"),
+        ("item_corpus.csv", swap_lines, "item_corpus.csv does not have the items of"),
+    ],
+)
+def test_text_and_csv_that_differ_are_refused(home, tmp_path, monkeypatch, capsys, name, change, says):
     shutil.copytree(home / "data" / "synth", tmp_path / "data" / "synth")
     monkeypatch.chdir(tmp_path)
-    lines = Path("data/synth/train.csv").read_text().splitlines(keepends=True)
-    Path("data/synth/train.csv").write_text("".join(lines[:-3]))
+    change(Path("data/synth", name))
     assert command() == 2
-    assert "train.csv and train.txt hold different interactions" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert says in error
+    assert "import the data set again" in error
     assert not Path("cli").exists()
+
+
+def test_the_order_of_rows_is_nobodys_mistake(home, tmp_path, monkeypatch):
+    shutil.copytree(home / "data" / "synth", tmp_path / "data" / "synth")
+    monkeypatch.chdir(tmp_path)
+    for name in ("train.csv", "test.csv"):
+        swap_lines(Path("data/synth", name))
+    assert command("--set", "epochs=1") == 0
+
+
+def test_a_changed_held_out_split_is_refused(home, tmp_path, monkeypatch, capsys):
+    shutil.copytree(home / "data" / "synth", tmp_path / "data" / "synth")
+    monkeypatch.chdir(tmp_path)
+    assert command("--protocol", "held-out", "--set", "epochs=1") == 0
+    cut(next(Path("data/.cache").glob("synth-held-out-*/valid.csv")))
+    capsys.readouterr()
+    assert command("--protocol", "held-out", "--set", "epochs=1", "--overwrite") == 2
+    assert "valid.csv and the held-out split hold different interactions" in capsys.readouterr().err
+
+
+def test_a_run_on_imported_whole_number_ids_is_what_evaluate_finds(home, tmp_path, monkeypatch, capsys):
+    """Every id is met equally often, so that no count tells the rows apart: 2 is before 10, in all files or in none."""
+    monkeypatch.chdir(tmp_path)
+    for name, shifts in (("train", range(6)), ("test", range(6, 9))):
+        pairs = [f"{u},{(u + s) % 60}" for u in range(60) for s in shifts]
+        Path(f"{name}.csv").write_text("\n".join(["user,item", *pairs]) + "\n")
+    assert main(["data", "import", "synth", "--train", "train.csv", "--test", "test.csv", "--root", "data"]) == 0
+    assert command("--set", "epochs=1") == 0
+    folder = next(path for path in Path("cli/MF_tiny_ccl").glob("recbox*") if path.is_dir())
+    ids = pd.read_parquet(folder / "ids.parquet")
+    assert ids[ids.side == "item"].id.tolist() == pd.read_csv("data/synth/item_corpus.csv", dtype=str).item_id.tolist()
+    metrics = json.loads((folder / "result.json").read_text())["metrics"]
+    found = evaluate(load_run(folder), split_pairs(Path("data/synth"))).metrics
+    assert found["Recall(k=20)"] == pytest.approx(metrics["Recall(k=20)"], abs=1e-6)
+    assert found["NDCG(k=20)"] == pytest.approx(metrics["NDCG(k=20)"], abs=1e-6)
 
 
 def test_what_a_killed_process_left_goes_with_the_next(home, tmp_path, monkeypatch):

@@ -79,9 +79,28 @@ def test_result_is_what_makes_a_run_finished(tmp_path):
         folder.read_result()
     folder.write_result({"a": 1})
     assert folder.finished
-    assert folder.read_result() == {"a": 1} == json.loads(folder.result.read_text())
+    assert folder.read_result({"a": int}) == {"a": 1} == json.loads(folder.result.read_text())
     folder.result.write_text("{half")
     with pytest.raises(UserError, match="cannot be read"):
         folder.read_result()
     folder.clear()
     assert not folder.finished
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({}, "it has no backend"),
+        ({"a": 3}, "its a is 3"),
+        ({"a": {}}, "it has no a.b"),
+        ({"a": {"b": "x"}, "metrics": {"Recall(k=20)": "high"}}, r"its metrics Recall\(k=20\) is 'high'"),
+    ],
+)
+def test_a_result_without_what_readers_need_is_one_sentence(tmp_path, content, says):
+    folder = RunFolder(tmp_path)
+    folder.write_result(content)
+    needed = {"a": dict, "a.b": str, "metrics": dict} if content else None
+    with pytest.raises(UserError, match=says) as caught:
+        folder.read_result(needed)
+    assert "result.json cannot be read" in str(caught.value)
+    assert "--overwrite" in str(caught.value)

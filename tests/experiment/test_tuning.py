@@ -10,6 +10,7 @@ import yaml
 
 from mml_plugin.cli import main
 from mml_plugin.errors import UserError
+from mml_plugin.experiment import tuning
 from mml_plugin.experiment.config import load_experiment
 from mml_plugin.experiment.tuning import expand, read_space
 
@@ -179,3 +180,14 @@ def test_a_gpu_that_is_not_there(capsys):
     assert "--gpu 77 is not there" in capsys.readouterr().err
     with pytest.raises(UserError, match="there is no file"):
         read_space(Path("none.yaml"))
+
+
+def test_a_damaged_result_is_a_row_of_the_table(tmp_path):
+    cells = [tuning.Cell(f"x_{n}", {"lr": n}, tmp_path / f"{n}" / "result.json", tmp_path / "log") for n in range(3)]
+    for cell, text in zip(cells, ("{}", '{"metrics": {"Recall(k=20)": 0.5}}', "[half")):
+        cell.result.parent.mkdir()
+        cell.result.write_text(text)
+    lines = tuning.write_table(cells, [], tmp_path / "cells.csv", "Recall(k=20)").read_text().splitlines()
+    assert lines[0] == "expid,lr,state,Recall(k=20)"
+    assert lines[1] == "x_1,1,done,0.5"
+    assert sorted(lines[2:]) == ["x_0,0,damaged,", "x_2,2,damaged,"]

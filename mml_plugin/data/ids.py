@@ -1,0 +1,34 @@
+"""Which original ids may stand as numbers in a file and come back as they were, and which none of our files carries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+
+from mml_plugin.errors import UserError
+
+# ASCII, no leading zero, within int64. '٣' and '01' are numbers too, but would come back as 3 and 1.
+_WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+
+
+def are_whole_numbers(ids: np.ndarray) -> bool:
+    """Whether every id is a whole number written the one way in which a number is written back."""
+    return all(_WHOLE_NUMBER.fullmatch(text) for text in ids.tolist())
+
+
+def check_ids(sides: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Refuse ids that the CSV layout cannot carry.
+
+    Args:
+        sides: what the ids are of (``user``, ``item``), and the ids.
+
+    Raises:
+        UserError: for an empty or blank id (pandas skips a blank line), or one with a comma, a quote, ``^`` or a
+            control character.
+    """
+    for kind, ids in sides:
+        for text in ids.tolist():
+            if not text.strip(" ") or any(c in ',"^' or c < " " for c in text):
+                raise UserError(f'{kind} id {text!r} cannot be used: ids must not be blank nor hold , " ^ or controls')
