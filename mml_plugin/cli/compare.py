@@ -87,7 +87,7 @@ def _experiments(settings: Any, expids: tuple[str, ...], options: dict[str, Any]
 
     config_dir = options["config_dir"] or settings.default_config
     keys = {name: options[name] for name in ("engine", "backend", "valid_share")}
-    suite = comparison(expids, config_dir, protocol=options["protocol"], **keys)
+    suite = comparison(expids, config_dir, options["overrides"], protocol=options["protocol"], **keys)
     first = int(load_experiment(config_dir, expids[0]).params["seed"])
     seeds = list(range(first, first + options["seeds"]))
     runs = options["runs_dir"] or Path("runs")

@@ -107,7 +107,7 @@ class Collector:
 
 def _settings(row: Row) -> tuple[str, ...]:
     """What two seeds of one line have in common."""
-    return tuple(row.get(key, "") for key in ("group", "label", "engine", "protocol", "config_hash"))
+    return tuple(row.get(key, "") for key in ("group", "label", "engine", "protocol", "dataset", "config_hash"))
 
 
 def description(cell: Cell) -> Row:

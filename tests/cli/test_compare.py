@@ -67,6 +67,19 @@ def test_two_experiments(home, capsys):
     assert (home / "out" / "report.html").read_bytes() == before
 
 
+def test_an_override_of_the_data_set_is_what_is_compared(home):
+    synthetic.generate(home / "data" / "gowalla", users=70, items=110, seed=4)
+    words = ["compare", "MF_tiny_ccl", "MF_tiny_mml", "--seeds", "1", *SETS, "--out", "out"]
+    assert compare([*words, "--set", "dataset_id=gowalla_mf"]) == 0
+    rows = Rows.load(home / "out" / "rows").done()
+    assert {(row["group"], row["dataset"], row["users"]) for row in rows} == {("on gowalla", "gowalla", "70")}
+    assert compare(words) == 0
+    rows = Rows.load(home / "out" / "rows").cells
+    assert sorted((row["group"], row["users"], row["state"]) for row in rows) == [
+        *[("on gowalla", "70", "outdated")] * 2, *[("on synth", "80", "done")] * 2,
+    ]  # fmt: skip
+
+
 def test_a_failing_experiment_leaves_a_hole_and_exit_1(home, capsys):
     words = ["compare", "MF_tiny_ccl", "MF_tiny_mml", "--seeds", "1", *SETS, "--out", "out"]
     assert compare([*words, "--set", "learning_rate=1e30"]) == 1
@@ -131,6 +144,8 @@ OWN = ["--train", "my_train.csv", "--test", "my_test.csv", "--losses"]
         ([], "give at least two different experiments"),
         (["MF_tiny_ccl"], "give at least two different experiments"),
         (["MF_tiny_cll", "MF_tiny_mml"], "there is no experiment 'MF_tiny_cll'"),
+        (["MF_tiny_ccl", "MF_tiny_mml", "--set", "seed=7"], "mml compare: set seed: every cell has a seed of its own"),
+        (["MF_tiny_ccl", "MF_tiny_mml", "--set", "gpu=0"], "--set gpu: nothing would read it; --gpu names the GPU"),
         (["MF_tiny_ccl", "MF_tiny_mml", "--cells", "2"], "--cells goes with --train, --test and --losses"),
         (["MF_tiny_ccl", "MF_tiny_mml", "--gpu", "9"], "--gpu 9 is not there"),
         (["MF_tiny_ccl", "MF_tiny_mml", "--valid-share", "0.2"], "--valid-share is for --protocol held-out"),
