@@ -157,6 +157,24 @@ def test_rows_bootstrap_the_users_of_the_runs(home):
     assert collector.add_bootstraps().users == rows.users
 
 
+@pytest.mark.parametrize("metrics", [["Recall(k=10)"], ["NDCG(k=20)", "Recall(k=10)"]])
+def test_runs_that_measure_something_else_are_reported_too(home, metrics):
+    from mml_plugin.report.build import Spec, build
+
+    keys = {**SMALL, "metrics": metrics, "monitor": metrics[0]}
+    lines = ({"expid": "MF_tiny_ccl", "label": "CCL"}, {"expid": "MF_tiny_mml", "label": "MML"})
+    cells = cells_of(*lines, seeds=[1], set=keys)
+    rows = collected(cells, f"other-{len(metrics)}").add_bootstraps()
+    sides = [pd.read_parquet(cell.folder.per_user).set_index("user_row")[metrics[0]].sort_index() for cell in cells]
+    expected = paired_bootstrap(sides[0].to_numpy(), sides[1].to_numpy())
+    assert [(row["metric"], float(row["low"])) for row in rows.users] == [
+        (metrics[0], pytest.approx(expected.low, abs=1e-7))
+    ]
+    text = build(Spec("T"), rows).markdown()
+    assert metrics[0].replace("(k=", "@").rstrip(")") in text
+    assert "Is the difference real?" in text
+
+
 def test_a_failure_never_takes_an_older_result_away(home):
     cells = cells_of("MF_tiny_bsl", seeds=[5])
     collector = collected(cells, "kept")
