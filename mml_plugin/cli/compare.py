@@ -45,6 +45,7 @@ EXTRA = {"model": "--model", "negatives": "--negatives", "epochs": "--epochs", "
               "OUT/runs with --train.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Where rows and report go; default ./reports/NAME.")
 @click.option("--any-machine", is_flag=True, help="Finished runs of another device or number of threads count.")
+@click.option("--overwrite", is_flag=True, help="Begin every run anew, finished ones too.")
 @click.pass_obj
 def compare(
     settings, expids: tuple[str, ...], train: Path | None, test: Path | None, losses: str | None, **options
@@ -71,7 +72,7 @@ def compare(
         if given:
             raise UserError(f"{given[0]} goes with --train, --test and --losses; an experiment has its own")
         cells, suite, out, notes = _experiments(settings, expids, options)
-        outcomes = run_cells(cells, out, matcher=matcher, say=click.echo)
+        outcomes = run_cells(cells, out, matcher=matcher, overwrite=options["overwrite"], say=click.echo)
     elif expids or train is None or test is None or not losses:
         raise UserError("give either experiments, or all three of --train FILE, --test FILE and --losses a,b")
     else:
@@ -114,5 +115,7 @@ def _own(train: Path, test: Path, losses: str, options: dict[str, Any], matcher:
         return make_cells(suite, own.config_dir, runs, options["gpu"], seeds, options["overrides"], "mml compare")
 
     seeds = range(own.suite.seeds[0], own.suite.seeds[0] + options["seeds"])
-    cells, outcomes = tune_and_run(own.suite, list(seeds), out, make, matcher=matcher, say=click.echo)
+    cells, outcomes = tune_and_run(
+        own.suite, list(seeds), out, make, overwrite=options["overwrite"], matcher=matcher, say=click.echo
+    )
     return cells, own.suite, out, own.notes, outcomes

@@ -114,6 +114,18 @@ def test_own_files(files, capsys):
     assert json.loads((files / "out/data/own/dataset.json").read_text())["users"] == 60
 
 
+def test_more_epochs_need_overwrite_which_is_there(files, capsys):
+    words = ["compare", "--train", "my_train.csv", "--test", "my_test.csv", "--losses", "ccl,mml", "--seeds", "1",
+             "--negatives", "10", "--out", "out", "--epochs"]  # fmt: skip
+    assert compare([*words, "1"]) == 0
+    assert compare([*words, "2"]) == 1
+    assert "--overwrite begins it anew" in capsys.readouterr().err
+    assert compare([*words, "2", "--overwrite"]) == 0
+    rows = Rows.load(files / "out" / "rows").done()
+    assert [row["epochs"] for row in rows] == ["2", "2"]
+    assert "--overwrite" not in (files / "out" / "report.md").read_text().split("Written by")[1].split("\n")[0]
+
+
 def test_own_files_with_tuning_cells(files):
     words = ["compare", "--train", "my_train.csv", "--test", "my_test.csv", "--losses", "ccl,softmax", "--seeds", "2",
              "--cells", "3", "--negatives", "10", "--epochs", "2", "--out", "out"]  # fmt: skip
