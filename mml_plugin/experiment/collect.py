@@ -52,8 +52,9 @@ class Collector:
                 if outcome.state == DONE:
                     known[name] = self._row(outcome.cell)
                     epochs[name] = history_rows(outcome.cell)
-                elif old is None or old["state"] != DONE:
-                    error = outcome.error.replace(f"{self.hide}/", "") if self.hide else outcome.error
+                    continue
+                error = outcome.error.replace(f"{self.hide}/", "") if self.hide else outcome.error
+                if old is None or old["state"] not in (DONE, OUTDATED):
                     known[name] = {**description(outcome.cell), "state": outcome.state, "error": error}
             rows.cells = self._ordered(known)
             measured = [row["cell"] for row in rows.cells if row["state"] in (DONE, OUTDATED)]

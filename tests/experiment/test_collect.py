@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,21 @@ def test_a_failure_never_takes_an_older_result_away(home):
     after = collector.update([Outcome(cells[0], FAILED, "disk full")])
     assert after.cells == before
     assert after.cells[0]["state"] == DONE
+    assert len(after.history) == 2
+
+
+def test_a_failure_never_takes_an_outdated_result_away(home):
+    """The configuration was edited, so the cell's name is the old one's, and the new run fails."""
+    before = collected(cells_of("MF_tiny_bsl", seeds=[7]), "edited").update([])
+    edited = cells_of("MF_tiny_bsl", seeds=[7])
+    params = {**edited[0].experiment.params, "epochs": 3}
+    edited[0] = replace(edited[0], experiment=replace(edited[0].experiment, params=params))
+    collector = Collector(Path("results") / "edited", edited)
+    (marked,) = collector.update([]).cells
+    assert marked["state"] == "outdated"
+    after = collector.update([Outcome(edited[0], FAILED, "disk full")])
+    assert after.cells == [marked]
+    assert marked["NDCG(k=20)"] == before.cells[0]["NDCG(k=20)"]
     assert len(after.history) == 2
 
 
