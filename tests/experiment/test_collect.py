@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from mml_plugin.data import synthetic
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.cells import DONE, FAILED, Outcome, Runner
 from mml_plugin.experiment.collect import Collector, rebinned
+from mml_plugin.experiment.config import load_experiment
 from mml_plugin.experiment.run import RunRequest, run
 from mml_plugin.experiment.run_folder import History, band_column, history_thresholds
 from mml_plugin.experiment.suite import make_cells, make_suite
@@ -188,16 +188,23 @@ def test_a_failure_never_takes_an_older_result_away(home):
 
 def test_a_failure_never_takes_an_outdated_result_away(home):
     """The configuration was edited, so the cell's name is the old one's, and the new run fails."""
-    before = collected(cells_of("MF_tiny_bsl", seeds=[7]), "edited").update([])
-    edited = cells_of("MF_tiny_bsl", seeds=[7])
-    params = {**edited[0].experiment.params, "epochs": 3}
-    edited[0] = replace(edited[0], experiment=replace(edited[0].experiment, params=params))
+    shutil.copytree(CONFIG / "dataset_config", home / "edited" / "dataset_config")
+
+    def cells(**changes):
+        experiment = load_experiment(CONFIG, "MF_tiny_bsl", WORDS)
+        (home / "edited" / "model_config.yaml").write_text(experiment.to_yaml(**changes))
+        suite = make_suite({"title": "T", "experiments": ["MF_tiny_bsl"], "seeds": [7]}, "x")
+        return make_cells(suite, home / "edited", Path("runs-edited"))
+
+    (before,) = collected(cells(), "edited").update([]).cells
+    edited = cells(learning_rate=0.5)
+    assert [cell.name for cell in edited] == [before["cell"]]
     collector = Collector(Path("results") / "edited", edited)
     (marked,) = collector.update([]).cells
     assert marked["state"] == "outdated"
     after = collector.update([Outcome(edited[0], FAILED, "disk full")])
     assert after.cells == [marked]
-    assert marked["NDCG(k=20)"] == before.cells[0]["NDCG(k=20)"]
+    assert marked["NDCG(k=20)"] == before["NDCG(k=20)"]
     assert len(after.history) == 2
 
 
