@@ -23,7 +23,9 @@ EXTRA = {"model": "--model", "negatives": "--negatives", "epochs": "--epochs", "
 )
 @click.option("--epochs", type=click.IntRange(1), help="With --train and --test: at most so many, default 100.")
 @click.option(
-    "--cells", type=click.IntRange(1), help="With --train and --test: tuning cells per loss, default 1 (none)."
+    "--cells",
+    type=click.IntRange(1),
+    help="With --train and --test: tuning cells per loss, default 1 (none); chosen on validation, with paper on test.",
 )
 @click.option("--seeds", type=click.IntRange(1, 100), default=5, show_default=True, help="Runs per experiment.")
 @click.option("--protocol", help="paper (best epoch on test, default) or held-out (default with --train).")

@@ -39,7 +39,8 @@ class Entry(BaseModel):
         expid: the experiment.
         label: what tables and plots call it; default: its name.
         group: what it is compared with; default: model, data set and number of negatives in words.
-        family: entries of one family are tuning cells of each other: the best on validation stands for all.
+        family: entries of one family are tuning cells of each other: the best by its monitor stands for all
+            (on validation under ``held-out``, on test under ``paper``).
         set: ``key: value`` overrides.
         engine, seeds: instead of the suite's.
     """

@@ -92,7 +92,7 @@ def metrics_of(rows: Iterable[Row]) -> list[str]:
 
 
 def groups_of(rows: Iterable[Row]) -> list[Group]:
-    """Groups and their lines in the rows' order; of a family, the cell that is best on validation stands for all."""
+    """Groups and their lines in the rows' order; of a family, the best cell by its monitor stands for all."""
     groups: dict[str, dict[str, Line]] = {}
     for row in rows:
         lines = groups.setdefault(row["group"], {})

@@ -141,6 +141,14 @@ def test_own_files_with_tuning_cells(files):
     assert len({row["suite_thresholds"] for row in rows}) == 1
 
 
+@pytest.mark.parametrize(("protocol", "split"), [("paper", "test"), ("held-out", "validation")])
+def test_the_note_on_tuning_says_what_it_was_chosen_on(files, protocol, split):
+    own = own_data.prepare(
+        Path("my_train.csv"), Path("my_test.csv"), ["ccl", "mml"], Path("out"), cells=2, protocol=protocol
+    )
+    assert f"the best on {split} with seed 2019 stands for it." in own.notes[0]
+
+
 def test_simplex_on_own_files(files):
     words = ["compare", "--train", "my_train.csv", "--test", "my_test.csv", "--losses", "ccl,mml", "--model", "SimpleX",
              "--seeds", "1", "--negatives", "10", "--epochs", "1", "--out", "out"]  # fmt: skip
