@@ -80,7 +80,7 @@ def build(spec: Spec, rows: Rows) -> Document:
         _time_table(document, spec, groups)
     else:
         _metric_tables(document, spec, rows, groups)
-        _tests(document, compare(rows, groups))
+        _tests(document, compare(rows, [group for group in groups if not unfinished(rows, group.name)]))
         if spec.early_stop:
             _early_stopping(document, spec, groups, epochs)
         _negatives(document, groups)
@@ -211,7 +211,9 @@ def _metric_tables(document: Document, spec: Spec, rows: Rows, groups: Sequence[
         for metric in metrics:
             header += [short(metric), f"to {group.first.name}"]
         header += ["best epoch"] + (["cells", "chosen"] if chosen else [])
-        with_paper, with_gain = _has(spec.paper, group, PAPER_COLUMNS), _has(spec.paper, group, GAIN_COLUMNS)
+        open_families = unfinished(rows, group.name)
+        with_paper = _has(spec.paper, group, PAPER_COLUMNS)
+        with_gain = _has(spec.paper, group, GAIN_COLUMNS) and not open_families
         for metric in metrics if with_paper else ():
             header += [f"paper {short(metric)}", "ours to paper"]
         for metric in metrics if with_gain else ():
@@ -221,7 +223,7 @@ def _metric_tables(document: Document, spec: Spec, rows: Rows, groups: Sequence[
             cells = [line.name, str(len(line.runs))]
             number: Row = {"group": group.name, "run": line.name, "seeds": " ".join(line.runs)}
             for metric in metrics:
-                gain = None if line is group.first else percent(group.first, line, metric)
+                gain = None if line is group.first or open_families else percent(group.first, line, metric)
                 cells += [_with_sd(line, metric), _signed(gain)]
                 number |= {
                     short(metric): _number(line.mean(metric), 6),
@@ -238,6 +240,13 @@ def _metric_tables(document: Document, spec: Spec, rows: Rows, groups: Sequence[
             lines.append(cells)
             document.numbers.append(number)
         document.blocks += [Heading(group.name), Table(header, lines)]
+        if open_families:
+            document.blocks.append(
+                Text(
+                    f"Unfinished tuning ({_with_a_result(open_families)} have a result): the choice may still change, "
+                    "so nothing is compared here yet."
+                )
+            )
         if (absent := firsts.get(group.name, group.first.name)) != group.first.name:
             document.blocks.append(
                 Text(f"{absent}, which the others are held against, has no result yet: {group.first.name} stands in.")
@@ -461,14 +470,12 @@ def _tuning(document: Document, rows: Rows) -> None:
         table = [[line.first["family"], line.name, _number(monitor(line), 5)] for line in ordered]
         document.blocks += [
             Heading(f"Tuning cells, {group}"),
-            Text("Cells with a result: " + ", ".join(f"{f} {a} of {b}" for f, (a, b) in counts.items()) + "."),
+            Text(f"Cells with a result: {_with_a_result(counts)}."),
             Table(["family", "cell", f"{short(name)} on {said}"], table, 2),
         ]
         sentence = _bought(group, groups_of(row for line in lines.values() for row in line.runs.values()))
-        unfinished = any(a < b for a, b in counts.values())
-        if sentence:
-            said = "Unfinished, the choice may still change. " if unfinished else ""
-            document.blocks.append(Text(f"{said}{sentence}"))
+        if sentence and not unfinished(rows, group):
+            document.blocks.append(Text(sentence))
 
 
 def cells_with_result(rows: Rows, group: str) -> dict[str, tuple[int, int]]:
@@ -479,6 +486,19 @@ def cells_with_result(rows: Rows, group: str) -> dict[str, tuple[int, int]]:
             labels = every.setdefault(row["family"], {})
             labels[row["label"]] = labels.get(row["label"], False) or row["state"] == "done"
     return {family: (sum(labels.values()), len(labels)) for family, labels in every.items()}
+
+
+def unfinished(rows: Rows, group: str) -> dict[str, tuple[int, int]]:
+    """Of :func:`cells_with_result`, every family of the group while any of them lacks a result; otherwise none.
+
+    A cell that failed lacks one too: with fewer cells a family had fewer tries than the others.
+    """
+    counts = cells_with_result(rows, group)
+    return counts if any(found < asked for found, asked in counts.values()) else {}
+
+
+def _with_a_result(counts: Mapping[str, tuple[int, int]]) -> str:
+    return ", ".join(f"{family} {found} of {asked}" for family, (found, asked) in counts.items())
 
 
 def _bought(group: str, chosen: Sequence[Group]) -> str:

@@ -176,15 +176,50 @@ def test_results_of_other_settings_are_left_out_and_said():
     assert "±" not in text.split("± is")[0]
 
 
-def test_an_unfinished_tuning_concludes_nothing():
+def tuned(count=2):
+    """Two families of that many cells, MML's metrics half as high again; every cell has three seeds."""
     cells = []
-    for label, family in (("CCL", "single"), ("MML", "several")):
-        for number in range(2):
-            more = {"family": family, "label": f"{family} {number}", "cell": f"{family}{number}"}
-            cells.append({**cell(label, 1, protocol="held-out"), "validation Recall(k=20)": "0.1", **more})
-    assert "Unfinished" not in build(Spec("T"), Rows(cells)).markdown()
-    cells[-1]["state"] = "missing"
-    assert "Unfinished, the choice may still change. MF on yelp18" in build(Spec("T"), Rows(cells)).markdown()
+    for label, family, recall in (("CCL", "single", "0.10"), ("MML", "several", "0.15")):
+        for number in range(count):
+            more = {"family": family, "label": f"{family} {number}", "Recall(k=20)": recall}
+            for seed in (1, 2, 3):
+                row = {**cell(label, seed, protocol="held-out"), "validation Recall(k=20)": "0.1", **more}
+                cells.append({**row, "cell": f"{family}{number}s{seed}"})
+    return Rows(cells)
+
+
+@pytest.mark.parametrize("state", ["missing", "failed"])
+def test_an_unfinished_tuning_concludes_nothing(state):
+    finished = build(Spec("T"), tuned()).markdown()
+    assert "+50.00 %" in finished
+    assert "Is the difference real?" in finished
+    assert "Unfinished" not in finished
+    rows = tuned()
+    for row in rows.cells[-3:]:
+        row["state"] = state
+    document = build(Spec("T"), rows)
+    text = document.markdown()
+    assert "50.0" not in text
+    assert "Is the difference real?" not in text
+    assert "the best of" not in text
+    assert "Unfinished tuning (single 2 of 2, several 1 of 2 have a result)" in text
+    assert not any(row.get("Recall@20 percent to first") for row in document.numbers)
+
+
+def test_an_unfinished_tuning_leaves_other_groups_alone():
+    rows = tuned()
+    rows.cells[-1]["state"] = "missing"
+    rows.cells += sample(labels=("CCL", "MML"), seeds=(1, 2, 3), protocol="held-out", negatives=10).cells
+    text = build(Spec("T"), rows).markdown()
+    assert "Unfinished" not in text  # a chosen cell's further seed is no tuning cell
+    for row in rows.cells:
+        if row["label"] == "several 1":
+            row["state"] = "missing"
+    text = build(Spec("T"), rows).markdown()
+    assert "Unfinished tuning" in text
+    compared = text[text.index("Is the difference real?") :]
+    assert "MF on yelp18, 10 negatives" in compared
+    assert "several to single" not in compared
 
 
 def test_nothing_run_is_a_report_too():
