@@ -130,6 +130,7 @@ def description(cell: Cell) -> Row:
         "plateau": "yes" if params.get("reduce_lr_on_plateau", True) else "no",
         "patience": str(params.get("patience", "")),
         "max_epochs": str(params["epochs"]),
+        **({"monitor_mode": "min"} if params["monitor_mode"] == "min" else {}),  # an empty one is max
         "engine": cell.request.engine,
         "protocol": cell.request.protocol,
         "seed": str(cell.seed),

@@ -249,6 +249,7 @@ def make_cells(
             if (twin.group, twin.label) != (cell.group, cell.label):
                 raise UserError(f"{where}: {twin.label!r} and {cell.label!r} are the same run; list it once")
     _check_labels(cells.values(), where)
+    _check_families(cells.values(), where)
     return list(cells.values())
 
 
@@ -260,6 +261,19 @@ def _check_labels(cells: Iterable[Cell], where: str) -> None:
         what = f"{cell.experiment.identity()} {cell.request.engine} {data}"
         if seen.setdefault((cell.group, cell.label), what) != what:
             raise UserError(f"{where}: two different lines are labelled {cell.label!r} in {cell.group!r}; give labels")
+
+
+def _check_families(cells: Iterable[Cell], where: str) -> None:
+    """Refuse tuning cells of one family that are selected by different monitors: none of them could be chosen."""
+    seen: dict[tuple[str, str], tuple[Any, Any]] = {}
+    for cell in cells:
+        params = cell.experiment.params
+        aim = (params["monitor"], params["monitor_mode"])
+        if cell.family and seen.setdefault((cell.group, cell.family), aim) != aim:
+            raise UserError(
+                f"{where}: the tuning cells of {cell.family!r} in {cell.group!r} have different monitors, so none can "
+                "be chosen; give them one"
+            )
 
 
 def _resolve(

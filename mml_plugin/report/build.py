@@ -19,7 +19,9 @@ from mml_plugin.report.comparison import (
     monitor,
     paper_row,
     percent,
+    ranked,
     shared_seeds,
+    watched,
 )
 from mml_plugin.report.document import Document, Heading, Image, Items, Table, Text
 from mml_plugin.report.early_stopping import read_stop
@@ -412,6 +414,8 @@ def _stopped(row: Row, epochs: Mapping[str, Sequence[Row]], patience: int) -> tu
     """Where the run would have stopped and the epoch it would report; None where its history cannot tell."""
     history = epochs.get(row["cell"], [])
     if not history or row["plateau"] == "yes" or row["protocol"] != "paper" or not history[0].get(row["monitor"]):
+        return None  # a history of a monitor of several metrics, too, cannot tell
+    if row.get("monitor_mode") == "min":
         return None
     stop = read_stop([float(epoch[row["monitor"]]) for epoch in history], patience)
     return f"{stop.epoch}{'' if stop.reached else '+'}", history[stop.best_epoch - 1]
@@ -463,15 +467,21 @@ def _tuning(document: Document, rows: Rows) -> None:
             line = groups.setdefault(row["group"], {}).setdefault(row["label"], Line(row["label"], {}))
             line.runs[row["seed"]] = row
     for group, lines in groups.items():
-        ordered = sorted(lines.values(), key=lambda line: -monitor(line))
+        ordered = [
+            x
+            for name in dict.fromkeys(line.first["family"] for line in lines.values())
+            for x in ranked([line for line in lines.values() if line.first["family"] == name])
+        ]
+        if len({(line.first["monitor"], line.first.get("monitor_mode")) for line in ordered}) == 1:
+            ordered = ranked(ordered)
         counts = cells_with_result(rows, group)
-        name = ordered[0].first["monitor"]
+        name = _monitor_words(ordered[0].first)
         said = _selected(ordered[0].first)
         table = [[line.first["family"], line.name, _number(monitor(line), 5)] for line in ordered]
         document.blocks += [
             Heading(f"Tuning cells, {group}"),
             Text(f"Cells with a result: {_with_a_result(counts)}."),
-            Table(["family", "cell", f"{short(name)} on {said}"], table, 2),
+            Table(["family", "cell", f"{name} on {said}"], table, 2),
         ]
         sentence = _bought(group, groups_of(row for line in lines.values() for row in line.runs.values()))
         if sentence and not unfinished(rows, group):
@@ -516,6 +526,14 @@ def _bought(group: str, chosen: Sequence[Group]) -> str:
     )
 
 
+def _monitor_words(row: Row) -> str:
+    """What a run is selected by: ``Recall@20``, or ``0.5 Recall@20 + 1 NDCG@20``; said where less is better."""
+    weights = watched(row)
+    sums = " + ".join(f"{weight:g} {short(name)}" for name, weight in weights.items())
+    words = sums if row["monitor"].startswith("{") else short(row["monitor"])
+    return f"{words} (the least is best)" if row.get("monitor_mode") == "min" else words
+
+
 def _selected(row: Row) -> str:
     """What a run's epoch, and of tuning cells the cell, was chosen on."""
     return "validation" if row["protocol"] == "held-out" else "test"
@@ -524,7 +542,7 @@ def _selected(row: Row) -> str:
 def _curves(document: Document, groups: Sequence[Group], epochs: Mapping[str, Sequence[Row]]) -> None:
     blocks = []
     for group in groups:
-        metric = group.first.first["monitor"]
+        metric = next(iter(watched(group.first.first)))
         curves = {line.name: curve for line in group.lines if (curve := mean_curve(epochs, line, metric))}
         if curves:
             title = f"{short(metric)} by epoch, {group.name}"

@@ -129,6 +129,12 @@ def test_keys_that_nothing_would_read_are_refused_wherever_they_are_set(key, say
         make_cells(suite, CONFIG, tmp_path, overrides=[f"{key}=7"], where="x.yaml")
 
 
+@pytest.mark.parametrize("space", [{"monitor": ["Recall(k=20)", "NDCG(k=20)"]}, {"monitor_mode": ["max", "min"]}])
+def test_a_family_has_one_monitor(space, tmp_path):
+    with pytest.raises(UserError, match=r"the tuning cells of 'f' in .* have different monitors"):
+        cells_of(tmp_path, grids=[{"expid": "MF_tiny_ccl", "family": "f", "space": space}])
+
+
 def test_grids_make_one_cell_per_combination(tmp_path):
     grid = {
         "expid": "MF_tiny_mml",
