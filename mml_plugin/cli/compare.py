@@ -64,7 +64,8 @@ def compare(
     from mml_plugin.report.needs import check_installed
 
     check_installed()
-    resolve_device(options["gpu"])
+    device = resolve_device(options["gpu"])
+    _check_engine(options["engine"], options["backend"], device)
     protocol = options["protocol"] = options["protocol"] or ("paper" if train is None else "held-out")
     if protocol == "paper" and options["valid_share"] != RunRequest.valid_share:
         raise UserError("--valid-share is for --protocol held-out; the protocol paper has no validation split")
@@ -82,6 +83,18 @@ def compare(
     spec = Spec(suite.title, kind=suite.kind, notes=notes, rebuild=command_line())
     click.echo(write_report(cells, out, spec))
     return exit_code(outcomes, lambda text: click.echo(text, err=True))
+
+
+def _check_engine(engine: str, backend: str, device: Any) -> None:
+    """Refuse an engine or backend that no run could have, before data are imported."""
+    from mml_plugin.engine import backends
+    from mml_plugin.experiment.run import ENGINES, check_choice
+
+    check_choice("engine", engine, ENGINES)
+    if engine == "recbox" and backend != "auto":
+        raise UserError(f"--backend {backend} is the fast engine's; add --engine fast or leave it out")
+    if engine == "fast":
+        backends.check(backend, device)
 
 
 def _experiments(settings: Any, expids: tuple[str, ...], options: dict[str, Any]) -> tuple:

@@ -164,6 +164,11 @@ OWN = ["--train", "my_train.csv", "--test", "my_test.csv", "--losses"]
         ([], "give at least two different experiments"),
         (["MF_tiny_ccl"], "give at least two different experiments"),
         (["MF_tiny_cll", "MF_tiny_mml"], "there is no experiment 'MF_tiny_cll'"),
+        (["MF_tiny_ccl", "MF_tiny_mml", "--engine", "recbox", "--backend", "torch"],
+         "--backend torch is the fast engine's"),
+        (["MF_tiny_ccl", "MF_tiny_mml", "--backend", "trton"], "--backend 'trton' is unknown; did you mean 'triton'"),
+        (["MF_tiny_ccl", "MF_tiny_mml", "--engine", "fasst"], "engine 'fasst' is unknown; did you mean 'fast'"),
+        ([*OWN, "ccl,mml", "--backend", "triton"], "--backend triton cannot be used on cpu: it runs on cuda"),
         (["MF_tiny_ccl", "MF_tiny_mml", "--set", "seed=7"], "mml compare: set seed: every cell has a seed of its own"),
         (["MF_tiny_ccl", "MF_tiny_mml", "--set", "gpu=0"], "--set gpu: nothing would read it; --gpu names the GPU"),
         (["MF_tiny_ccl", "MF_tiny_mml", "--cells", "2"], "--cells goes with --train, --test and --losses"),
@@ -185,6 +190,7 @@ def test_mistakes_are_one_sentence(files, capsys, words, says):
     assert error.startswith("error: ")
     assert says in error
     assert not (files / "runs").exists()
+    assert not list(files.glob("reports/*/rows*"))
 
 
 def test_every_loss_gets_as_many_different_cells():
