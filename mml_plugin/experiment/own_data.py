@@ -57,7 +57,7 @@ MODEL_KEYS: dict[str, dict[str, Any]] = {
         "enable_bias": False,
     },
 }
-# The published setting for Yelp2018 where the paper or the loss's authors give one.
+# Those of CCL, MML and BSL are the published ones for Yelp2018, the others are plain defaults.
 LOSS_KEYS: dict[str, dict[str, Any]] = {
     "CosineContrastiveLoss": {"margin": 0.9, "negative_weight": 150},
     "MultiMarginLoss": {

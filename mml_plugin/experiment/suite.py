@@ -221,15 +221,15 @@ def make_cells(
     wrong = [seed for seed in seeds or () if not 0 <= seed < 2**32]
     if wrong:
         raise UserError(f"{where}: a seed must be between 0 and {2**32 - 1}, got {wrong[0]}")
-    words = list(overrides)
-    _check_set([text.partition("=")[0].strip() for text in words], where)
+    given = list(overrides)
+    _check_set([text.partition("=")[0].strip() for text in given], where)
     for changes in (suite.set, *(entry.set for entry in suite.entries())):
         _check_set(changes, where)
     known = list_experiments(config_dir)
     for entry in suite.entries():
         if entry.expid not in known:
             raise UserError(f"{where}: there is no experiment {entry.expid!r}; {nearest(entry.expid, known)}")
-    resolved = [(entry, *_resolve(suite, entry, config_dir, words)) for entry in suite.entries()]
+    resolved = [(entry, *_resolve(suite, entry, config_dir, given)) for entry in suite.entries()]
     thresholds = union_of_margins([experiment for _, experiment, _ in resolved], suite.thresholds)
     cells: dict[str, Cell] = {}
     every = [list(seeds or entry.seeds or suite.seeds) for entry, _, _ in resolved]
