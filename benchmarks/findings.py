@@ -334,8 +334,8 @@ def _parity(pool: Pool) -> Section:
                 lines.append([name_of, short(metric), signed(claimed), gain.words(), gain.parity("MML", "BSL")])
     said = (
         f"**yes**: the 95 % interval over users lies within {PAR:g} % either way; **no**: it does not, and excludes 0, "
-        f"with {MIN_SEEDS} seeds or more the paired t interval over seeds too; **undecided** otherwise. The paper's BSL "
-        "rows come from its authors' own code, so the second line of each pair is the one that stands for them."
+        f"with {MIN_SEEDS} seeds or more the paired t interval over seeds too; **undecided** otherwise. The paper's "
+        "BSL rows come from its authors' own code, so the second line of each pair is the one that stands for them."
     )
     table = markdown_table(["MF", "metric", "paper", "here", "on par"], lines, left=2)
     return f"{table}\n\n{said}", _last(lines)
