@@ -83,7 +83,10 @@ class Gain:
         return self._on("yes" if abs(self.percent) >= abs(claimed) / 2 else "smaller")
 
     def parity(self, second: str, first: str) -> str:
-        """Whether two sides are on par: the interval over users lies within PAR percent either way."""
+        """Whether two sides are on par: the interval over users lies within PAR percent either way.
+
+        "no" and who is ahead when every interval that there is excludes 0, as in :meth:`verdict`.
+        """
         if self.percent is None:
             return NOT_RUN
         if math.isnan(self.low):
@@ -330,9 +333,9 @@ def _parity(pool: Pool) -> Section:
                 name_of = f"MML to {said}, {DATASETS[name]}"
                 lines.append([name_of, short(metric), signed(claimed), gain.words(), gain.parity("MML", "BSL")])
     said = (
-        f"**yes**: the 95 % interval over users lies within {PAR:g} % either way; **no**: it does not, and excludes 0; "
-        "**undecided** otherwise. The paper's BSL rows come from its authors' own code, so the second line of each "
-        "pair is the one that stands for them."
+        f"**yes**: the 95 % interval over users lies within {PAR:g} % either way; **no**: it does not, and excludes 0, "
+        f"with {MIN_SEEDS} seeds or more the paired t interval over seeds too; **undecided** otherwise. The paper's "
+        "BSL rows come from its authors' own code, so the second line of each pair is the one that stands for them."
     )
     table = markdown_table(["MF", "metric", "paper", "here", "on par"], lines, left=2)
     return f"{table}\n\n{said}", _last(lines)

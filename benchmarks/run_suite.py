@@ -68,10 +68,13 @@ def run_suite(options: argparse.Namespace) -> int:
     """Run, collect, report."""
     path = Path(options.suite) if options.suite.endswith((".yaml", ".yml")) else SUITES / f"{options.suite}.yaml"
     suite = read_suite(path)
-    resolve_device(options.gpu)
-    if not options.no_report:
-        check_installed()
     stem = options.results / f"suite_{path.stem}"
+    if suite.kind == "data" and options.list:
+        return list_data(suite, stem)
+    if not options.list:
+        resolve_device(options.gpu)
+        if not options.no_report:
+            check_installed()
     if suite.kind == "data":
         return data_suite(suite, stem, options)
     cells = make_cells(suite, options.config, options.runs, options.gpu, _seeds(options.seeds), where=str(path))
@@ -150,8 +153,25 @@ def work(cells: list[Cell], collector: Collector, options: argparse.Namespace) -
     return runner.run(cells)
 
 
+def list_data(suite: Suite, stem: Path) -> int:
+    """Say which data sets a suite counts, and which are counted."""
+    counted = {row["dataset"] for row in Rows.load(stem).cells}
+    for name in suite.datasets:
+        print(f"{'finished' if name in counted else 'open':<9} {name}")
+    return 0
+
+
 def data_suite(suite: Suite, stem: Path, options: argparse.Namespace) -> int:
-    """Table 1: count the data sets."""
+    """Table 1: count the data sets; with ``--collect`` only the report, from the rows that there are."""
+    if not options.collect:
+        count_data(suite, stem)
+    if not options.no_report:
+        report(stem.name.removeprefix("suite_"), options)
+    return 0
+
+
+def count_data(suite: Suite, stem: Path) -> None:
+    """Write the rows of a suite of data sets."""
     from mml_plugin.data.check import check
     from mml_plugin.experiment.environment import environment
     from mml_plugin.report.rows import write_csv
@@ -164,9 +184,6 @@ def data_suite(suite: Suite, stem: Path, options: argparse.Namespace) -> int:
         for line in check(name, Path("data"))
     ]  # fmt: skip
     write_csv(stem.with_name(f"{stem.name}.csv"), rows)
-    if not options.no_report:
-        report(stem.name.removeprefix("suite_"), options)
-    return 0
 
 
 def report(name: str, options: argparse.Namespace) -> None:

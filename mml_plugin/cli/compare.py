@@ -23,7 +23,9 @@ EXTRA = {"model": "--model", "negatives": "--negatives", "epochs": "--epochs", "
 )
 @click.option("--epochs", type=click.IntRange(1), help="With --train and --test: at most so many, default 100.")
 @click.option(
-    "--cells", type=click.IntRange(1), help="With --train and --test: tuning cells per loss, default 1 (none)."
+    "--cells",
+    type=click.IntRange(1),
+    help="With --train and --test: tuning cells per loss, default 1 (none); chosen on validation, with paper on test.",
 )
 @click.option("--seeds", type=click.IntRange(1, 100), default=5, show_default=True, help="Runs per experiment.")
 @click.option("--protocol", help="paper (best epoch on test, default) or held-out (default with --train).")
@@ -45,6 +47,7 @@ EXTRA = {"model": "--model", "negatives": "--negatives", "epochs": "--epochs", "
               "OUT/runs with --train.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Where rows and report go; default ./reports/NAME.")
 @click.option("--any-machine", is_flag=True, help="Finished runs of another device or number of threads count.")
+@click.option("--overwrite", is_flag=True, help="Begin every run anew, finished ones too.")
 @click.pass_obj
 def compare(
     settings, expids: tuple[str, ...], train: Path | None, test: Path | None, losses: str | None, **options
@@ -61,7 +64,8 @@ def compare(
     from mml_plugin.report.needs import check_installed
 
     check_installed()
-    resolve_device(options["gpu"])
+    device = resolve_device(options["gpu"])
+    _check_engine(options["engine"], options["backend"], device)
     protocol = options["protocol"] = options["protocol"] or ("paper" if train is None else "held-out")
     if protocol == "paper" and options["valid_share"] != RunRequest.valid_share:
         raise UserError("--valid-share is for --protocol held-out; the protocol paper has no validation split")
@@ -71,7 +75,7 @@ def compare(
         if given:
             raise UserError(f"{given[0]} goes with --train, --test and --losses; an experiment has its own")
         cells, suite, out, notes = _experiments(settings, expids, options)
-        outcomes = run_cells(cells, out, matcher=matcher, say=click.echo)
+        outcomes = run_cells(cells, out, matcher=matcher, overwrite=options["overwrite"], say=click.echo)
     elif expids or train is None or test is None or not losses:
         raise UserError("give either experiments, or all three of --train FILE, --test FILE and --losses a,b")
     else:
@@ -81,13 +85,25 @@ def compare(
     return exit_code(outcomes, lambda text: click.echo(text, err=True))
 
 
+def _check_engine(engine: str, backend: str, device: Any) -> None:
+    """Refuse an engine or backend that no run could have, before data are imported."""
+    from mml_plugin.engine import backends
+    from mml_plugin.experiment.run import ENGINES, check_choice
+
+    check_choice("engine", engine, ENGINES)
+    if engine == "recbox" and backend != "auto":
+        raise UserError(f"--backend {backend} is the fast engine's; add --engine fast or leave it out")
+    if engine == "fast":
+        backends.check(backend, device)
+
+
 def _experiments(settings: Any, expids: tuple[str, ...], options: dict[str, Any]) -> tuple:
     from mml_plugin.experiment.config import load_experiment
     from mml_plugin.experiment.suite import comparison, make_cells, slug
 
     config_dir = options["config_dir"] or settings.default_config
     keys = {name: options[name] for name in ("engine", "backend", "valid_share")}
-    suite = comparison(expids, config_dir, protocol=options["protocol"], **keys)
+    suite = comparison(expids, config_dir, options["overrides"], protocol=options["protocol"], **keys)
     first = int(load_experiment(config_dir, expids[0]).params["seed"])
     seeds = list(range(first, first + options["seeds"]))
     runs = options["runs_dir"] or Path("runs")
@@ -114,5 +130,7 @@ def _own(train: Path, test: Path, losses: str, options: dict[str, Any], matcher:
         return make_cells(suite, own.config_dir, runs, options["gpu"], seeds, options["overrides"], "mml compare")
 
     seeds = range(own.suite.seeds[0], own.suite.seeds[0] + options["seeds"])
-    cells, outcomes = tune_and_run(own.suite, list(seeds), out, make, matcher=matcher, say=click.echo)
+    cells, outcomes = tune_and_run(
+        own.suite, list(seeds), out, make, overwrite=options["overwrite"], matcher=matcher, say=click.echo
+    )
     return cells, own.suite, out, own.notes, outcomes

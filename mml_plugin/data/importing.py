@@ -121,7 +121,7 @@ def read_pairs_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"there is no file {path}")
     try:
         with warnings.catch_warnings():
-            # Rows longer than the header: pandas would take their first value for a row name, the user's item for a user.
+            # Rows longer than the header: pandas would take their first value for a row name and the item for a user.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
     except pd.errors.ParserWarning:

@@ -148,8 +148,8 @@ def _check_ids_cover(
         for numbers, ids, kind in ((lines.users, users, "user"), (lines.items, items, "item")):
             if numbers.max() >= len(ids):
                 raise UserError(
-                    f"{find_text(folder, name)}: {kind} {numbers.max()} has no line in {folder / f'{kind}s.txt'}, whose "
-                    f"{len(ids)} ids are numbered 0 to {len(ids) - 1}"
+                    f"{find_text(folder, name)}: {kind} {numbers.max()} has no line in {folder / f'{kind}s.txt'}, "
+                    f"whose {len(ids)} ids are numbered 0 to {len(ids) - 1}"
                 )
 
 

@@ -54,14 +54,15 @@ def store(data: Interactions, folder: Path, source: str, notes: tuple[str, ...] 
 
 
 def check_place(folder: Path, overwrite: bool, marks: Sequence[str], what: str) -> None:
-    """Raise a :class:`UserError` where a folder must not be replaced: without ``overwrite``, and one that is not ``what``,
-    which the files ``marks`` (any of them) tell. An empty folder may be replaced.
+    """Raise a :class:`UserError` where a folder must not be replaced: without ``overwrite``, and one that is not
+    ``what``, which the files ``marks`` (any of them) tell. An empty folder may be replaced.
     """
     if folder.exists() and not overwrite:
         raise UserError(f"{folder} is already there; --overwrite replaces it")
     empty = folder.is_dir() and not any(folder.iterdir())
     if folder.exists() and not empty and not any((folder / name).is_file() for name in marks):
-        raise UserError(f"{folder} is not {what} (it does not hold {' or '.join(marks)}): --overwrite does not replace it")
+        held = " or ".join(marks)
+        raise UserError(f"{folder} is not {what} (it does not hold {held}): --overwrite does not replace it")
 
 
 def folder_of(root: Path, name: str) -> Path:

@@ -119,7 +119,8 @@ class Runner:
             try:
                 outcome, new = self._claim_and_run(cell, f"[{number}/{len(cells)}] {cell.name}")
             except KeyboardInterrupt:
-                self.say(f"stopped in cell {number} of {len(cells)}; the same command goes on from here")
+                goes_on = "without --overwrite it goes" if self.overwrite else "the same command goes"
+                self.say(f"stopped in cell {number} of {len(cells)}; {goes_on} on from here")
                 raise
             outcomes.append(outcome)
             ran += new

@@ -11,18 +11,16 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from mml_plugin.errors import UserError
 from mml_plugin.experiment.cells import DONE, MISSING, Outcome
 from mml_plugin.experiment.run_folder import RunFolder, band_column, history_thresholds
 from mml_plugin.experiment.suite import SHORT, Cell, dataset_of, show
 from mml_plugin.files import make_folder
 from mml_plugin.registry import margins_of
-from mml_plugin.report.comparison import groups_of, runs_of, shared_seeds
+from mml_plugin.report.comparison import groups_of, metrics_of, runs_of, shared_seeds
 from mml_plugin.report.rows import Row, Rows
 from mml_plugin.report.statistics import paired_bootstrap
 
 OUTDATED = "outdated"
-BOOTSTRAP_METRICS = ("Recall(k=20)", "NDCG(k=20)")
 RESAMPLES = 10_000
 
 
@@ -54,8 +52,9 @@ class Collector:
                 if outcome.state == DONE:
                     known[name] = self._row(outcome.cell)
                     epochs[name] = history_rows(outcome.cell)
-                elif old is None or old["state"] != DONE:
-                    error = outcome.error.replace(f"{self.hide}/", "") if self.hide else outcome.error
+                    continue
+                error = outcome.error.replace(f"{self.hide}/", "") if self.hide else outcome.error
+                if old is None or old["state"] not in (DONE, OUTDATED):
                     known[name] = {**description(outcome.cell), "state": outcome.state, "error": error}
             rows.cells = self._ordered(known)
             measured = [row["cell"] for row in rows.cells if row["state"] in (DONE, OUTDATED)]
@@ -107,7 +106,7 @@ class Collector:
 
 def _settings(row: Row) -> tuple[str, ...]:
     """What two seeds of one line have in common."""
-    return tuple(row.get(key, "") for key in ("group", "label", "engine", "protocol", "config_hash"))
+    return tuple(row.get(key, "") for key in ("group", "label", "engine", "protocol", "dataset", "config_hash"))
 
 
 def description(cell: Cell) -> Row:
@@ -131,6 +130,7 @@ def description(cell: Cell) -> Row:
         "plateau": "yes" if params.get("reduce_lr_on_plateau", True) else "no",
         "patience": str(params.get("patience", "")),
         "max_epochs": str(params["epochs"]),
+        **({"monitor_mode": "min"} if params["monitor_mode"] == "min" else {}),  # an empty one is max
         "engine": cell.request.engine,
         "protocol": cell.request.protocol,
         "seed": str(cell.seed),
@@ -244,7 +244,7 @@ def bootstraps(rows: Rows, folder_of: Callable[[str], RunFolder | None]) -> list
             seeds = shared_seeds(first, line)
             sides = [[part.runs[seed] for seed in seeds] for part in (first, line)]
             labels = (group.name, line.first["label"], first.first["label"])
-            for metric in BOOTSTRAP_METRICS:
+            for metric in metrics_of([*first.runs.values(), *line.runs.values()]):
                 runs = runs_of(first, line, seeds)
                 kept = old.get((*labels, metric))
                 if kept is not None and kept["runs"] == runs:
@@ -288,7 +288,7 @@ def _per_user(folder: RunFolder | None, row: Row, metric: str) -> tuple[np.ndarr
         return None
     table = pq.read_table(folder.per_user)
     if metric not in table.column_names:
-        raise UserError(f"{folder.per_user} has no column {metric!r}: the experiment does not measure it")
+        return None  # one side of the comparison does not measure it
     users = table["user_row"].to_numpy()
     order = np.argsort(users, kind="stable")
     return users[order], np.asarray(table[metric].to_numpy(), np.float64)[order]

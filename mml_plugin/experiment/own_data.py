@@ -58,7 +58,7 @@ MODEL_KEYS: dict[str, dict[str, Any]] = {
         "enable_bias": False,
     },
 }
-# The published setting for Yelp2018 where the paper or the loss's authors give one.
+# Those of CCL, MML and BSL are the published ones for Yelp2018, the others are plain defaults.
 LOSS_KEYS: dict[str, dict[str, Any]] = {
     "CosineContrastiveLoss": {"margin": 0.9, "negative_weight": 150},
     "MultiMarginLoss": {
@@ -165,8 +165,9 @@ def prepare(
         carve(load(folder), suite_keys["valid_share"])  # says now, not in every cell, that nothing is left
     title = f"{', '.join(SHORT.get(name, name) for name in names)} on {train.name}"
     suite = make_suite({"title": title, "experiments": lines, "seeds": [seed], **suite_keys}, "mml compare")
+    chosen_on = "validation" if suite_keys["protocol"] == "held-out" else "test"
     tuned = (
-        f"Every loss had {cells} tuning cells, the same number; the best on validation with seed {seed} stands for it."
+        f"Every loss had {cells} tuning cells, the same number; the best on {chosen_on} with seed {seed} stands for it."
         if cells > 1
         else "Every loss runs with its defaults, not tuned here (1 cell per loss); --cells K gives each loss K cells."
     )

@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -33,6 +33,8 @@ from mml_plugin.report.protocols import PROTOCOLS
 
 ENGINES = {"recbox": "mml_plugin.experiment.run_recbox", "fast": "mml_plugin.experiment.run_fast"}
 
+# Which data a run reads.
+DATA_KEYS = frozenset({*FILES, "test_data", "dataset_id"})
 # Keys that may differ from those a run was begun with: they do not change an epoch's numbers.
 FREE_ON_RESUME = (NOT_IDENTITY - set(FILES) - {"dataset_id", "seed"}) | {"epochs"}
 # reczoo's keys that a configuration may hold and a run takes from elsewhere: an override would change nothing.
@@ -131,9 +133,7 @@ def run(request: RunRequest) -> RunFolder:
     if request.protocol == "paper" and request.valid_share != RunRequest.valid_share:
         raise UserError("--valid-share is for --protocol held-out; the protocol paper has no validation split")
     experiment = load_experiment(request.config_dir, request.expid, request.overrides)
-    for key, instead in NO_OVERRIDE.items():
-        if key in experiment.overridden:
-            raise UserError(f"--set {key}: nothing would read it; {instead}")
+    check_overrides(experiment.overridden)
     device = resolve_device(request.gpu)
     engine = importlib.import_module(ENGINES[request.engine])
     engine.check(experiment, request)
@@ -163,6 +163,18 @@ def run(request: RunRequest) -> RunFolder:
     return folder
 
 
+def check_overrides(keys: Iterable[str], where: str = "") -> None:
+    """Refuse to override a key that a run takes from elsewhere.
+
+    Raises:
+        UserError: for such a key, with what to write instead.
+    """
+    given = set(keys)
+    for key, instead in NO_OVERRIDE.items():
+        if key in given:
+            raise UserError(f"{where}--set {key}: nothing would read it; {instead}")
+
+
 def run_folder_of(experiment: Experiment, request: RunRequest) -> RunFolder:
     """Where the run of a request is, or would be."""
     seed = request.seed if request.seed is not None else int(experiment.params["seed"])
@@ -187,6 +199,9 @@ def _override_hash(experiment: Experiment, request: RunRequest) -> str:
     changes: dict[str, Any] = {}
     if experiment.overridden:
         changes["config"] = experiment.identity()
+    if DATA_KEYS & set(experiment.overridden):
+        # The identity has no paths: without this, runs on two data sets would share a folder.
+        changes["data"] = {key: experiment.params.get(key) for key in sorted(DATA_KEYS)}
     if request.max_batches:
         changes["max_batches"] = request.max_batches
     if request.protocol == "held-out" and request.valid_share != RunRequest.valid_share:

@@ -15,6 +15,7 @@ from torch import nn
 from mml_plugin.data import vocabulary
 from mml_plugin.data.histories import Histories
 from mml_plugin.data.interactions import Interactions
+from mml_plugin.devices import resolve_device
 from mml_plugin.engine import backends
 from mml_plugin.engine.metrics import METRICS
 from mml_plugin.engine.optimiser import Penalty
@@ -37,7 +38,7 @@ def check(experiment: Experiment, request: RunRequest) -> None:
     """Refuse what the fast engine cannot do, by name, before anything is written.
 
     Raises:
-        UserError: for such keys, for a backend that cannot run and for missing data files.
+        UserError: for such keys, for a GPU that is not there, for a backend that cannot run and for missing data files.
     """
     params = experiment.params
     if params.get("eval_interval_epochs", 1) != 1:
@@ -48,6 +49,7 @@ def check(experiment: Experiment, request: RunRequest) -> None:
     if params.get("nrows") is not None:
         raise UserError("nrows: the fast engine reads whole files; remove the key or use --engine recbox")
     _check_batch_scope(params)
+    backends.check(request.backend, resolve_device(request.gpu))
     check_data(params)
 
 

@@ -23,11 +23,14 @@ def run_cells(
     out: Path,
     *,
     matcher: Matcher | None = None,
+    overwrite: bool = False,
     beside: Sequence[Cell] = (),
     isolated: bool = True,
     say: Callable[[str], None] = print,
 ) -> list[Outcome]:
     """Run what is missing; rows are in ``out`` after each cell, with those of the cells ``beside``.
+
+    ``overwrite`` begins every cell anew.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C; what is finished is kept.
@@ -35,7 +38,7 @@ def run_cells(
     collector = Collector(out / STEM, [*beside, *cells])
     collector.update([])
     runner = Runner(
-        out / "logs", matcher or Matcher(), isolated=isolated, say=say,
+        out / "logs", matcher or Matcher(), overwrite, isolated=isolated, say=say,
         on_outcome=lambda outcome: collector.update([outcome]),
     )  # fmt: skip
     return runner.run(cells)

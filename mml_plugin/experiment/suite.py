@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.experiment.config import Experiment, list_experiments, load_experiment
-from mml_plugin.experiment.run import ENGINES, RunRequest, run_folder_of
+from mml_plugin.experiment.run import DATA_KEYS, ENGINES, RunRequest, check_overrides, run_folder_of
 from mml_plugin.experiment.run_folder import RunFolder
 from mml_plugin.registry import margins_of
 from mml_plugin.report.protocols import PROTOCOLS
@@ -39,7 +39,8 @@ class Entry(BaseModel):
         expid: the experiment.
         label: what tables and plots call it; default: its name.
         group: what it is compared with; default: model, data set and number of negatives in words.
-        family: entries of one family are tuning cells of each other: the best on validation stands for all.
+        family: entries of one family are tuning cells of each other: the best by its monitor stands for all
+            (on validation under ``held-out``, on test under ``paper``).
         set: ``key: value`` overrides.
         engine, seeds: instead of the suite's.
     """
@@ -220,11 +221,15 @@ def make_cells(
     wrong = [seed for seed in seeds or () if not 0 <= seed < 2**32]
     if wrong:
         raise UserError(f"{where}: a seed must be between 0 and {2**32 - 1}, got {wrong[0]}")
+    given = list(overrides)
+    _check_set([text.partition("=")[0].strip() for text in given], where)
+    for changes in (suite.set, *(entry.set for entry in suite.entries())):
+        _check_set(changes, where)
     known = list_experiments(config_dir)
     for entry in suite.entries():
         if entry.expid not in known:
             raise UserError(f"{where}: there is no experiment {entry.expid!r}; {nearest(entry.expid, known)}")
-    resolved = [(entry, *_resolve(suite, entry, config_dir, overrides)) for entry in suite.entries()]
+    resolved = [(entry, *_resolve(suite, entry, config_dir, given)) for entry in suite.entries()]
     thresholds = union_of_margins([experiment for _, experiment, _ in resolved], suite.thresholds)
     cells: dict[str, Cell] = {}
     every = [list(seeds or entry.seeds or suite.seeds) for entry, _, _ in resolved]
@@ -244,6 +249,7 @@ def make_cells(
             if (twin.group, twin.label) != (cell.group, cell.label):
                 raise UserError(f"{where}: {twin.label!r} and {cell.label!r} are the same run; list it once")
     _check_labels(cells.values(), where)
+    _check_families(cells.values(), where)
     return list(cells.values())
 
 
@@ -251,15 +257,33 @@ def _check_labels(cells: Iterable[Cell], where: str) -> None:
     """Refuse two different experiments under one label: a report could not tell them apart."""
     seen: dict[tuple[str, str], str] = {}
     for cell in cells:
-        what = f"{cell.experiment.identity()} {cell.request.engine}"
+        data = [cell.experiment.params.get(key) for key in sorted(DATA_KEYS)]
+        what = f"{cell.experiment.identity()} {cell.request.engine} {data}"
         if seen.setdefault((cell.group, cell.label), what) != what:
             raise UserError(f"{where}: two different lines are labelled {cell.label!r} in {cell.group!r}; give labels")
+
+
+def _check_families(cells: Iterable[Cell], where: str) -> None:
+    """Refuse tuning cells of one family that are selected by different monitors: none of them could be chosen."""
+    seen: dict[tuple[str, str], tuple[Any, Any]] = {}
+    for cell in cells:
+        params = cell.experiment.params
+        aim = (params["monitor"], params["monitor_mode"])
+        if cell.family and seen.setdefault((cell.group, cell.family), aim) != aim:
+            raise UserError(
+                f"{where}: the tuning cells of {cell.family!r} in {cell.group!r} have different monitors, so none can "
+                "be chosen; give them one"
+            )
 
 
 def _resolve(
     suite: Suite, entry: Entry, config_dir: Path, overrides: Iterable[str]
 ) -> tuple[Experiment, tuple[str, ...]]:
-    """The entry's experiment and its overrides; values that the configuration has already are no overrides."""
+    """The entry's experiment and its overrides; values that the configuration has already are no overrides.
+
+    Raises:
+        UserError: for an override that ``load_experiment`` refuses or that a suite's runs take from elsewhere.
+    """
     plain = load_experiment(config_dir, entry.expid)
     changes = {**suite.set, **entry.set}
     kept = {key: value for key, value in changes.items() if plain.params.get(key) != value or key == "margin_spec"}
@@ -267,9 +291,18 @@ def _resolve(
     if not words:
         return plain, ()
     changed = load_experiment(config_dir, entry.expid, words)
-    if changed.identity() == plain.identity():
+    # All parameters, not the identity: that has no paths, and the data may be other data.
+    if changed.params == plain.params:
         return plain, ()
     return changed, words
+
+
+def _check_set(keys: Iterable[str], where: str) -> None:
+    """Refuse what every cell has from elsewhere: it would be dropped or undone."""
+    given = list(keys)
+    if "seed" in given:
+        raise UserError(f"{where}: set seed: every cell has a seed of its own; use --seeds, or seeds: in a suite file")
+    check_overrides(given, f"{where}: ")
 
 
 def _yaml(value: Any) -> str:
@@ -295,15 +328,21 @@ def default_group(experiment: Experiment) -> str:
     return f"{params['model']} on {dataset_of(experiment)}, {params['num_negs']} negatives"
 
 
-def comparison(expids: Sequence[str], config_dir: Path, **keys: Any) -> Suite:
-    """The suite behind ``mml compare``: the experiments side by side, grouped by data set alone."""
+def comparison(expids: Sequence[str], config_dir: Path, overrides: Iterable[str] = (), **keys: Any) -> Suite:
+    """The suite behind ``mml compare``: the experiments side by side, grouped by the data set that they then read.
+
+    Raises:
+        UserError: for fewer than two experiments, unknown ones, and overrides that ``load_experiment`` refuses.
+    """
     for expid in expids:
         known = list_experiments(config_dir)
         if expid not in known:
             raise UserError(f"there is no experiment {expid!r} in {config_dir}; {nearest(expid, known)}")
     if len(set(expids)) < 2:
         raise UserError("give at least two different experiments to compare")
-    lines = [{"expid": e, "group": f"on {dataset_of(load_experiment(config_dir, e))}"} for e in dict.fromkeys(expids)]
+    words = list(overrides)
+    resolved = {e: load_experiment(config_dir, e, words) for e in expids}
+    lines = [{"expid": e, "group": f"on {dataset_of(experiment)}"} for e, experiment in resolved.items()]
     title = " against ".join(dict.fromkeys(expids)) if len(expids) < 4 else f"{len(expids)} experiments"
     return make_suite({"title": title, "experiments": lines, **keys}, "mml compare")
 

@@ -19,7 +19,9 @@ from mml_plugin.report.comparison import (
     monitor,
     paper_row,
     percent,
+    ranked,
     shared_seeds,
+    watched,
 )
 from mml_plugin.report.document import Document, Heading, Image, Items, Table, Text
 from mml_plugin.report.early_stopping import read_stop
@@ -80,7 +82,7 @@ def build(spec: Spec, rows: Rows) -> Document:
         _time_table(document, spec, groups)
     else:
         _metric_tables(document, spec, rows, groups)
-        _tests(document, compare(rows, groups))
+        _tests(document, compare(rows, [group for group in groups if not unfinished(rows, group.name)]))
         if spec.early_stop:
             _early_stopping(document, spec, groups, epochs)
         _negatives(document, groups)
@@ -211,7 +213,9 @@ def _metric_tables(document: Document, spec: Spec, rows: Rows, groups: Sequence[
         for metric in metrics:
             header += [short(metric), f"to {group.first.name}"]
         header += ["best epoch"] + (["cells", "chosen"] if chosen else [])
-        with_paper, with_gain = _has(spec.paper, group, PAPER_COLUMNS), _has(spec.paper, group, GAIN_COLUMNS)
+        open_families = unfinished(rows, group.name)
+        with_paper = _has(spec.paper, group, PAPER_COLUMNS)
+        with_gain = _has(spec.paper, group, GAIN_COLUMNS) and not open_families
         for metric in metrics if with_paper else ():
             header += [f"paper {short(metric)}", "ours to paper"]
         for metric in metrics if with_gain else ():
@@ -221,7 +225,7 @@ def _metric_tables(document: Document, spec: Spec, rows: Rows, groups: Sequence[
             cells = [line.name, str(len(line.runs))]
             number: Row = {"group": group.name, "run": line.name, "seeds": " ".join(line.runs)}
             for metric in metrics:
-                gain = None if line is group.first else percent(group.first, line, metric)
+                gain = None if line is group.first or open_families else percent(group.first, line, metric)
                 cells += [_with_sd(line, metric), _signed(gain)]
                 number |= {
                     short(metric): _number(line.mean(metric), 6),
@@ -238,6 +242,13 @@ def _metric_tables(document: Document, spec: Spec, rows: Rows, groups: Sequence[
             lines.append(cells)
             document.numbers.append(number)
         document.blocks += [Heading(group.name), Table(header, lines)]
+        if open_families:
+            document.blocks.append(
+                Text(
+                    f"Unfinished tuning ({_with_a_result(open_families)} have a result): the choice may still change, "
+                    "so nothing is compared here yet."
+                )
+            )
         if (absent := firsts.get(group.name, group.first.name)) != group.first.name:
             document.blocks.append(
                 Text(f"{absent}, which the others are held against, has no result yet: {group.first.name} stands in.")
@@ -403,6 +414,8 @@ def _stopped(row: Row, epochs: Mapping[str, Sequence[Row]], patience: int) -> tu
     """Where the run would have stopped and the epoch it would report; None where its history cannot tell."""
     history = epochs.get(row["cell"], [])
     if not history or row["plateau"] == "yes" or row["protocol"] != "paper" or not history[0].get(row["monitor"]):
+        return None  # a history of a monitor of several metrics, too, cannot tell
+    if row.get("monitor_mode") == "min":
         return None
     stop = read_stop([float(epoch[row["monitor"]]) for epoch in history], patience)
     return f"{stop.epoch}{'' if stop.reached else '+'}", history[stop.best_epoch - 1]
@@ -454,21 +467,25 @@ def _tuning(document: Document, rows: Rows) -> None:
             line = groups.setdefault(row["group"], {}).setdefault(row["label"], Line(row["label"], {}))
             line.runs[row["seed"]] = row
     for group, lines in groups.items():
-        ordered = sorted(lines.values(), key=lambda line: -monitor(line))
+        ordered = [
+            x
+            for name in dict.fromkeys(line.first["family"] for line in lines.values())
+            for x in ranked([line for line in lines.values() if line.first["family"] == name])
+        ]
+        if len({(line.first["monitor"], line.first.get("monitor_mode")) for line in ordered}) == 1:
+            ordered = ranked(ordered)
         counts = cells_with_result(rows, group)
-        name = ordered[0].first["monitor"]
+        name = _monitor_words(ordered[0].first)
         said = _selected(ordered[0].first)
         table = [[line.first["family"], line.name, _number(monitor(line), 5)] for line in ordered]
         document.blocks += [
             Heading(f"Tuning cells, {group}"),
-            Text("Cells with a result: " + ", ".join(f"{f} {a} of {b}" for f, (a, b) in counts.items()) + "."),
-            Table(["family", "cell", f"{short(name)} on {said}"], table, 2),
+            Text(f"Cells with a result: {_with_a_result(counts)}."),
+            Table(["family", "cell", f"{name} on {said}"], table, 2),
         ]
         sentence = _bought(group, groups_of(row for line in lines.values() for row in line.runs.values()))
-        unfinished = any(a < b for a, b in counts.values())
-        if sentence:
-            said = "Unfinished, the choice may still change. " if unfinished else ""
-            document.blocks.append(Text(f"{said}{sentence}"))
+        if sentence and not unfinished(rows, group):
+            document.blocks.append(Text(sentence))
 
 
 def cells_with_result(rows: Rows, group: str) -> dict[str, tuple[int, int]]:
@@ -479,6 +496,19 @@ def cells_with_result(rows: Rows, group: str) -> dict[str, tuple[int, int]]:
             labels = every.setdefault(row["family"], {})
             labels[row["label"]] = labels.get(row["label"], False) or row["state"] == "done"
     return {family: (sum(labels.values()), len(labels)) for family, labels in every.items()}
+
+
+def unfinished(rows: Rows, group: str) -> dict[str, tuple[int, int]]:
+    """Of :func:`cells_with_result`, every family of the group while any of them lacks a result; otherwise none.
+
+    A cell that failed lacks one too: with fewer cells a family had fewer tries than the others.
+    """
+    counts = cells_with_result(rows, group)
+    return counts if any(found < asked for found, asked in counts.values()) else {}
+
+
+def _with_a_result(counts: Mapping[str, tuple[int, int]]) -> str:
+    return ", ".join(f"{family} {found} of {asked}" for family, (found, asked) in counts.items())
 
 
 def _bought(group: str, chosen: Sequence[Group]) -> str:
@@ -496,6 +526,14 @@ def _bought(group: str, chosen: Sequence[Group]) -> str:
     )
 
 
+def _monitor_words(row: Row) -> str:
+    """What a run is selected by: ``Recall@20``, or ``0.5 Recall@20 + 1 NDCG@20``; said where less is better."""
+    weights = watched(row)
+    sums = " + ".join(f"{weight:g} {short(name)}" for name, weight in weights.items())
+    words = sums if row["monitor"].startswith("{") else short(row["monitor"])
+    return f"{words} (the least is best)" if row.get("monitor_mode") == "min" else words
+
+
 def _selected(row: Row) -> str:
     """What a run's epoch, and of tuning cells the cell, was chosen on."""
     return "validation" if row["protocol"] == "held-out" else "test"
@@ -504,7 +542,7 @@ def _selected(row: Row) -> str:
 def _curves(document: Document, groups: Sequence[Group], epochs: Mapping[str, Sequence[Row]]) -> None:
     blocks = []
     for group in groups:
-        metric = group.first.first["monitor"]
+        metric = next(iter(watched(group.first.first)))
         curves = {line.name: curve for line in group.lines if (curve := mean_curve(epochs, line, metric))}
         if curves:
             title = f"{short(metric)} by epoch, {group.name}"

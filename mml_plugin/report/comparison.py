@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
+from mml_plugin.errors import UserError
 from mml_plugin.report.rows import Row, Rows
 from mml_plugin.report.statistics import MIN_SEEDS, PairedTest, holm, paired_t
 
@@ -88,11 +90,21 @@ def metrics_of(rows: Iterable[Row]) -> list[str]:
     """The metrics that reports show: Recall@20 and NDCG@20, or the monitor where a run has neither."""
     every = list(rows)
     found = [m for m in METRICS if any(row.get(m) for row in every)]
-    return found or sorted({row["monitor"] for row in every if row.get(row.get("monitor", ""))})[:1]
+    return found or sorted({name for row in every for name in watched(row) if row.get(name)})[:1]
+
+
+def watched(row: Row) -> dict[str, float]:
+    """The metrics of a run's monitor and their weights; a mapping stands in rows as JSON."""
+    text = row.get("monitor", "")
+    return json.loads(text) if text.startswith("{") else {text: 1.0}
 
 
 def groups_of(rows: Iterable[Row]) -> list[Group]:
-    """Groups and their lines in the rows' order; of a family, the cell that is best on validation stands for all."""
+    """Groups and their lines in the rows' order; of a family, the best cell by its monitor stands for all.
+
+    Raises:
+        UserError: for a family whose cells cannot be ranked.
+    """
     groups: dict[str, dict[str, Line]] = {}
     for row in rows:
         lines = groups.setdefault(row["group"], {})
@@ -109,20 +121,52 @@ def _chosen(lines: list[Line]) -> list[Line]:
     found = []
     for name, members in families.items():
         seeds = sorted(set.intersection(*(set(line.runs) for line in members)), key=int)
-        best = max(members, key=lambda line: monitor(line, seeds or None))
-        found.append(best if name.startswith("\0") else replace(best, name=name, cells=len(members)))
+        if name.startswith("\0"):
+            found += members
+        else:
+            found.append(replace(ranked(members, seeds or None)[0], name=name, cells=len(members)))
     return found
 
 
-def monitor(line: Line, seeds: Iterable[str] | None = None) -> float:
-    """The mean of what a run is selected by: on validation where there is one, otherwise as reported.
+def ranked(members: Sequence[Line], seeds: Iterable[str] | None = None) -> list[Line]:
+    """Tuning cells, the best by their monitor first; of equal ones, the one that comes first.
+
+    Raises:
+        UserError: when they were not all selected by the same monitor, or one has no value of it.
+    """
+    chosen = None if seeds is None else list(seeds)
+    aims = {(row["monitor"], row.get("monitor_mode") or "max") for line in members for row in line.runs.values()}
+    family = members[0].first.get("family") or members[0].name
+    if len(aims) > 1:
+        said = " and ".join(sorted(f"{name} ({mode})" for name, mode in aims))
+        raise UserError(f"the tuning cells of {family!r} cannot be ranked: their monitors differ, {said}")
+    values = [monitor(line, chosen) for line in members]
+    for line, value in zip(members, values):
+        if value is None:
+            raise UserError(
+                f"the tuning cells of {family!r} cannot be ranked: {line.name!r} has no value of its monitor "
+                f"{line.first['monitor']}"
+            )
+    sign = -1 if aims and next(iter(aims))[1] == "max" else 1
+    order = sorted(range(len(members)), key=lambda place: sign * (values[place] or 0.0))
+    return [members[place] for place in order]
+
+
+def monitor(line: Line, seeds: Iterable[str] | None = None) -> float | None:
+    """The mean of what a run is selected by: on validation where there is one, otherwise as reported; None without it.
+
+    As in the trainers, a monitor of several metrics is their weighted sum.
 
     Cells are compared over the seeds that all of them have: the chosen one's further seeds do not count for it.
     """
-    name = line.first["monitor"]
     chosen = list(line.runs if seeds is None else seeds)
-    value = line.mean(f"validation {name}", chosen)
-    return value if value is not None else line.mean(name, chosen) or float("-inf")
+    weights = watched(line.first)
+    for prefix in ("validation ", ""):
+        means = {name: line.mean(f"{prefix}{name}", chosen) for name in weights}
+        found = [mean * weights[name] for name, mean in means.items() if mean is not None]
+        if found and len(found) == len(weights):
+            return sum(found)
+    return None
 
 
 def shared_seeds(first: Line, second: Line) -> list[str]:

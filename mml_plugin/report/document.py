@@ -74,7 +74,7 @@ class Document:
 
     Attributes:
         blocks: in reading order.
-        figures: the numbers of its tables, one row each, for ``report.csv``.
+        numbers: those of its tables, one row each, for ``report.csv``.
     """
 
     blocks: list[Block] = field(default_factory=list)

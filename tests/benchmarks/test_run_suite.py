@@ -114,3 +114,22 @@ def test_table1_counts_the_data(script, home):
     text = (home / "reports" / "data1" / "report.md").read_text()
     assert "| users " in text
     assert "80" in text
+
+
+def test_listing_and_collecting_a_suite_of_data_count_nothing(script, home, capsys):
+    (home / "data1.yaml").write_text("title: Data\nkind: data\npaper: table1_data\ndatasets: [synth]\n")
+    assert script.main(["data1.yaml", "--list", *WHERE]) == 0
+    assert capsys.readouterr().out.split() == ["open", "synth"]
+    assert script.main(["data1.yaml", "--collect", *WHERE]) == 2
+    assert "there are no rows of suite 'data1'" in capsys.readouterr().err
+    assert not (home / "results").exists()
+    assert not (home / "reports").exists()
+    assert script.main(["data1.yaml", *WHERE]) == 0
+    rows = home / "results" / "suite_data1.csv"
+    before = rows.read_bytes(), rows.stat().st_mtime_ns
+    synthetic.generate(home / "data" / "synth", users=70, items=110, seed=4, overwrite=True)
+    capsys.readouterr()
+    assert script.main(["data1.yaml", "--list", *WHERE]) == 0
+    assert capsys.readouterr().out.split() == ["finished", "synth"]
+    assert script.main(["data1.yaml", "--collect", *WHERE]) == 0
+    assert (rows.read_bytes(), rows.stat().st_mtime_ns) == before

@@ -67,6 +67,19 @@ def test_two_experiments(home, capsys):
     assert (home / "out" / "report.html").read_bytes() == before
 
 
+def test_an_override_of_the_data_set_is_what_is_compared(home):
+    synthetic.generate(home / "data" / "gowalla", users=70, items=110, seed=4)
+    words = ["compare", "MF_tiny_ccl", "MF_tiny_mml", "--seeds", "1", *SETS, "--out", "out"]
+    assert compare([*words, "--set", "dataset_id=gowalla_mf"]) == 0
+    rows = Rows.load(home / "out" / "rows").done()
+    assert {(row["group"], row["dataset"], row["users"]) for row in rows} == {("on gowalla", "gowalla", "70")}
+    assert compare(words) == 0
+    rows = Rows.load(home / "out" / "rows").cells
+    assert sorted((row["group"], row["users"], row["state"]) for row in rows) == [
+        *[("on gowalla", "70", "outdated")] * 2, *[("on synth", "80", "done")] * 2,
+    ]  # fmt: skip
+
+
 def test_a_failing_experiment_leaves_a_hole_and_exit_1(home, capsys):
     words = ["compare", "MF_tiny_ccl", "MF_tiny_mml", "--seeds", "1", *SETS, "--out", "out"]
     assert compare([*words, "--set", "learning_rate=1e30"]) == 1
@@ -114,6 +127,18 @@ def test_an_import_with_items_in_two_orders_is_made_again(files):
     assert corpus.read_text() == whole
 
 
+def test_more_epochs_need_overwrite_which_is_there(files, capsys):
+    words = ["compare", "--train", "my_train.csv", "--test", "my_test.csv", "--losses", "ccl,mml", "--seeds", "1",
+             "--negatives", "10", "--out", "out", "--epochs"]  # fmt: skip
+    assert compare([*words, "1"]) == 0
+    assert compare([*words, "2"]) == 1
+    assert "--overwrite begins it anew" in capsys.readouterr().err
+    assert compare([*words, "2", "--overwrite"]) == 0
+    rows = Rows.load(files / "out" / "rows").done()
+    assert [row["epochs"] for row in rows] == ["2", "2"]
+    assert "--overwrite" not in (files / "out" / "report.md").read_text().split("Written by")[1].split("\n")[0]
+
+
 def test_own_files_with_tuning_cells(files):
     words = ["compare", "--train", "my_train.csv", "--test", "my_test.csv", "--losses", "ccl,softmax", "--seeds", "2",
              "--cells", "3", "--negatives", "10", "--epochs", "2", "--out", "out"]  # fmt: skip
@@ -127,6 +152,14 @@ def test_own_files_with_tuning_cells(files):
         assert [row["label"] for row in rows if row["loss"] == loss and row["seed"] == "2020"] == [best["label"]]
     assert "Every loss had 3 tuning cells, the same number" in (files / "out" / "report.md").read_text()
     assert len({row["suite_thresholds"] for row in rows}) == 1
+
+
+@pytest.mark.parametrize(("protocol", "split"), [("paper", "test"), ("held-out", "validation")])
+def test_the_note_on_tuning_says_what_it_was_chosen_on(files, protocol, split):
+    own = own_data.prepare(
+        Path("my_train.csv"), Path("my_test.csv"), ["ccl", "mml"], Path("out"), cells=2, protocol=protocol
+    )
+    assert f"the best on {split} with seed 2019 stands for it." in own.notes[0]
 
 
 def test_simplex_on_own_files(files):
@@ -144,6 +177,13 @@ OWN = ["--train", "my_train.csv", "--test", "my_test.csv", "--losses"]
         ([], "give at least two different experiments"),
         (["MF_tiny_ccl"], "give at least two different experiments"),
         (["MF_tiny_cll", "MF_tiny_mml"], "there is no experiment 'MF_tiny_cll'"),
+        (["MF_tiny_ccl", "MF_tiny_mml", "--engine", "recbox", "--backend", "torch"],
+         "--backend torch is the fast engine's"),
+        (["MF_tiny_ccl", "MF_tiny_mml", "--backend", "trton"], "--backend 'trton' is unknown; did you mean 'triton'"),
+        (["MF_tiny_ccl", "MF_tiny_mml", "--engine", "fasst"], "engine 'fasst' is unknown; did you mean 'fast'"),
+        ([*OWN, "ccl,mml", "--backend", "triton"], "--backend triton cannot be used on cpu: it runs on cuda"),
+        (["MF_tiny_ccl", "MF_tiny_mml", "--set", "seed=7"], "mml compare: set seed: every cell has a seed of its own"),
+        (["MF_tiny_ccl", "MF_tiny_mml", "--set", "gpu=0"], "--set gpu: nothing would read it; --gpu names the GPU"),
         (["MF_tiny_ccl", "MF_tiny_mml", "--cells", "2"], "--cells goes with --train, --test and --losses"),
         (["MF_tiny_ccl", "MF_tiny_mml", "--gpu", "9"], "--gpu 9 is not there"),
         (["MF_tiny_ccl", "MF_tiny_mml", "--valid-share", "0.2"], "--valid-share is for --protocol held-out"),
@@ -163,6 +203,7 @@ def test_mistakes_are_one_sentence(files, capsys, words, says):
     assert error.startswith("error: ")
     assert says in error
     assert not (files / "runs").exists()
+    assert not list(files.glob("reports/*/rows*"))
 
 
 def test_every_loss_gets_as_many_different_cells():

@@ -15,6 +15,7 @@ from mml_plugin.data import synthetic
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.cells import DONE, FAILED, Outcome, Runner
 from mml_plugin.experiment.collect import Collector, rebinned
+from mml_plugin.experiment.config import load_experiment
 from mml_plugin.experiment.run import RunRequest, run
 from mml_plugin.experiment.run_folder import History, band_column, history_thresholds
 from mml_plugin.experiment.suite import make_cells, make_suite
@@ -157,6 +158,24 @@ def test_rows_bootstrap_the_users_of_the_runs(home):
     assert collector.add_bootstraps().users == rows.users
 
 
+@pytest.mark.parametrize("metrics", [["Recall(k=10)"], ["NDCG(k=20)", "Recall(k=10)"]])
+def test_runs_that_measure_something_else_are_reported_too(home, metrics):
+    from mml_plugin.report.build import Spec, build
+
+    keys = {**SMALL, "metrics": metrics, "monitor": metrics[0]}
+    lines = ({"expid": "MF_tiny_ccl", "label": "CCL"}, {"expid": "MF_tiny_mml", "label": "MML"})
+    cells = cells_of(*lines, seeds=[1], set=keys)
+    rows = collected(cells, f"other-{len(metrics)}").add_bootstraps()
+    sides = [pd.read_parquet(cell.folder.per_user).set_index("user_row")[metrics[0]].sort_index() for cell in cells]
+    expected = paired_bootstrap(sides[0].to_numpy(), sides[1].to_numpy())
+    assert [(row["metric"], float(row["low"])) for row in rows.users] == [
+        (metrics[0], pytest.approx(expected.low, abs=1e-7))
+    ]
+    text = build(Spec("T"), rows).markdown()
+    assert metrics[0].replace("(k=", "@").rstrip(")") in text
+    assert "Is the difference real?" in text
+
+
 def test_a_failure_never_takes_an_older_result_away(home):
     cells = cells_of("MF_tiny_bsl", seeds=[5])
     collector = collected(cells, "kept")
@@ -164,6 +183,28 @@ def test_a_failure_never_takes_an_older_result_away(home):
     after = collector.update([Outcome(cells[0], FAILED, "disk full")])
     assert after.cells == before
     assert after.cells[0]["state"] == DONE
+    assert len(after.history) == 2
+
+
+def test_a_failure_never_takes_an_outdated_result_away(home):
+    """The configuration was edited, so the cell's name is the old one's, and the new run fails."""
+    shutil.copytree(CONFIG / "dataset_config", home / "edited" / "dataset_config")
+
+    def cells(**changes):
+        experiment = load_experiment(CONFIG, "MF_tiny_bsl", WORDS)
+        (home / "edited" / "model_config.yaml").write_text(experiment.to_yaml(**changes))
+        suite = make_suite({"title": "T", "experiments": ["MF_tiny_bsl"], "seeds": [7]}, "x")
+        return make_cells(suite, home / "edited", Path("runs-edited"))
+
+    (before,) = collected(cells(), "edited").update([]).cells
+    edited = cells(learning_rate=0.5)
+    assert [cell.name for cell in edited] == [before["cell"]]
+    collector = Collector(Path("results") / "edited", edited)
+    (marked,) = collector.update([]).cells
+    assert marked["state"] == "outdated"
+    after = collector.update([Outcome(edited[0], FAILED, "disk full")])
+    assert after.cells == [marked]
+    assert marked["NDCG(k=20)"] == before["NDCG(k=20)"]
     assert len(after.history) == 2
 
 

@@ -22,7 +22,7 @@ from mml_plugin.data.interactions import load
 from mml_plugin.engine.trainer import Trainer
 from mml_plugin.errors import UserError
 from mml_plugin.experiment import run_fast
-from mml_plugin.experiment.config import list_experiments
+from mml_plugin.experiment.config import list_experiments, load_experiment
 from mml_plugin.experiment.run import RunRequest, run
 from mml_plugin.hosts.recbox import trainer as recbox_trainer
 
@@ -387,3 +387,9 @@ def test_the_process_that_compiles_gets_the_bits_of_those_that_load(expid, home,
         (history,) = (home / name / expid).glob("*/history.csv")
         losses.append(pd.read_csv(history)["train_loss"].tolist())
     assert losses[0] == losses[1]
+
+
+def test_a_backend_that_cannot_run_is_refused_before_anything_is_written(tmp_path):
+    request = RunRequest("MF_tiny_ccl", ROOT / "config", engine="fast", backend="triton", runs_dir=tmp_path / "runs")
+    with pytest.raises(UserError, match="--backend triton cannot be used on cpu"):
+        run_fast.check(load_experiment(request.config_dir, request.expid), request)

@@ -80,12 +80,59 @@ def test_every_run_is_counted_on_the_union_of_all_margins(tmp_path):
 
 def test_an_override_that_changes_nothing_is_the_same_run(tmp_path):
     lines = [
-        {"expid": "MF_tiny_ccl", "set": {"margin": 0.9, "verbose": 0}},
+        {"expid": "MF_tiny_ccl", "set": {"margin": 0.9, "verbose": 1}},
         {"expid": "MF_tiny_ccl", "label": "b", "set": {"margin": 0.5}},
     ]
     same, other = cells_of(tmp_path, experiments=lines)
     assert same.name == "MF_tiny_ccl/fast-paper-s2019"
     assert other.name.startswith("MF_tiny_ccl/fast-paper-s2019-")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("dataset_id", "yelp_mf"), ("train_data", "../data/yelp18/train.csv"), ("verbose", 0)],
+)
+def test_an_override_outside_the_identity_is_kept(key, value, tmp_path):
+    """Its run has a folder of its own: the experiment's own run is on other data."""
+    lines = [{"expid": "MF_tiny_ccl"}, {"expid": "MF_tiny_ccl", "label": "b", "set": {key: value}}]
+    plain, other = cells_of(tmp_path, experiments=lines)
+    assert other.experiment.params[key] == value
+    assert other.request.overrides == (f"{key}={value}",)
+    assert other.folder.path != plain.folder.path
+    assert other.experiment.identity() == plain.experiment.identity()
+
+
+def test_two_data_sets_are_two_runs_and_their_groups_say_which(tmp_path):
+    lines = [{"expid": "MF_tiny_ccl", "label": d, "set": {"dataset_id": f"{d}_mf"}} for d in ("yelp", "gowalla")]
+    one, two = cells_of(tmp_path, experiments=lines)
+    assert one.name != two.name
+    assert [one.group, two.group] == [f"MF on {d}, 50 negatives" for d in ("yelp18", "gowalla")]
+    for line in lines:
+        line |= {"label": "same", "group": "same"}
+    with pytest.raises(UserError, match="two different lines are labelled 'same'"):
+        cells_of(tmp_path, experiments=lines)
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [("seed", "x.yaml: set seed: .* use --seeds"), ("gpu", "--set gpu: .* --gpu names the GPU"),
+     ("model_root", "--runs says where run folders go")],
+)  # fmt: skip
+def test_keys_that_nothing_would_read_are_refused_wherever_they_are_set(key, says, tmp_path):
+    one = {"expid": "MF_tiny_ccl", "set": {key: 7}}
+    grid = {"expid": "MF_tiny_ccl", "family": "f", "space": {key: [7]}}
+    for content in ({"experiments": [one]}, {"experiments": ["MF_tiny_ccl"], "set": {key: 7}}, {"grids": [grid]}):
+        with pytest.raises(UserError, match=says):
+            cells_of(tmp_path, **content)
+    suite = make_suite({"title": "T", "experiments": ["MF_tiny_ccl"]}, "x.yaml")
+    with pytest.raises(UserError, match=says):
+        make_cells(suite, CONFIG, tmp_path, overrides=[f"{key}=7"], where="x.yaml")
+
+
+@pytest.mark.parametrize("space", [{"monitor": ["Recall(k=20)", "NDCG(k=20)"]}, {"monitor_mode": ["max", "min"]}])
+def test_a_family_has_one_monitor(space, tmp_path):
+    with pytest.raises(UserError, match=r"the tuning cells of 'f' in .* have different monitors"):
+        cells_of(tmp_path, grids=[{"expid": "MF_tiny_ccl", "family": "f", "space": space}])
 
 
 def test_grids_make_one_cell_per_combination(tmp_path):

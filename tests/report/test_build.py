@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -176,15 +177,50 @@ def test_results_of_other_settings_are_left_out_and_said():
     assert "±" not in text.split("± is")[0]
 
 
-def test_an_unfinished_tuning_concludes_nothing():
+def tuned(count=2):
+    """Two families of that many cells, MML's metrics half as high again; every cell has three seeds."""
     cells = []
-    for label, family in (("CCL", "single"), ("MML", "several")):
-        for number in range(2):
-            more = {"family": family, "label": f"{family} {number}", "cell": f"{family}{number}"}
-            cells.append({**cell(label, 1, protocol="held-out"), "validation Recall(k=20)": "0.1", **more})
-    assert "Unfinished" not in build(Spec("T"), Rows(cells)).markdown()
-    cells[-1]["state"] = "missing"
-    assert "Unfinished, the choice may still change. MF on yelp18" in build(Spec("T"), Rows(cells)).markdown()
+    for label, family, recall in (("CCL", "single", "0.10"), ("MML", "several", "0.15")):
+        for number in range(count):
+            more = {"family": family, "label": f"{family} {number}", "Recall(k=20)": recall}
+            for seed in (1, 2, 3):
+                row = {**cell(label, seed, protocol="held-out"), "validation Recall(k=20)": "0.1", **more}
+                cells.append({**row, "cell": f"{family}{number}s{seed}"})
+    return Rows(cells)
+
+
+@pytest.mark.parametrize("state", ["missing", "failed"])
+def test_an_unfinished_tuning_concludes_nothing(state):
+    finished = build(Spec("T"), tuned()).markdown()
+    assert "+50.00 %" in finished
+    assert "Is the difference real?" in finished
+    assert "Unfinished" not in finished
+    rows = tuned()
+    for row in rows.cells[-3:]:
+        row["state"] = state
+    document = build(Spec("T"), rows)
+    text = document.markdown()
+    assert "50.0" not in text
+    assert "Is the difference real?" not in text
+    assert "the best of" not in text
+    assert "Unfinished tuning (single 2 of 2, several 1 of 2 have a result)" in text
+    assert not any(row.get("Recall@20 percent to first") for row in document.numbers)
+
+
+def test_an_unfinished_tuning_leaves_other_groups_alone():
+    rows = tuned()
+    rows.cells[-1]["state"] = "missing"
+    rows.cells += sample(labels=("CCL", "MML"), seeds=(1, 2, 3), protocol="held-out", negatives=10).cells
+    text = build(Spec("T"), rows).markdown()
+    assert "Unfinished" not in text  # a chosen cell's further seed is no tuning cell
+    for row in rows.cells:
+        if row["label"] == "several 1":
+            row["state"] = "missing"
+    text = build(Spec("T"), rows).markdown()
+    assert "Unfinished tuning" in text
+    compared = text[text.index("Is the difference real?") :]
+    assert "MF on yelp18, 10 negatives" in compared
+    assert "several to single" not in compared
 
 
 def test_nothing_run_is_a_report_too():
@@ -263,6 +299,53 @@ def test_of_a_family_the_best_on_validation_stands_for_all():
     assert group.lines[1].cells == 3
     text = build(Spec("T"), rows).markdown()
     assert "the best of 3 cells with several (cell 1)" in text
+
+
+def family_of(monitor, values, **more):
+    """One family; values: (Recall, NDCG) on validation of each cell."""
+    facts = {"family": "f", "monitor": monitor, "protocol": "held-out", **more}
+    return [
+        {**cell("MML", 1), **facts, "label": f"cell {n}", "cell": f"c{n}", "validation Recall(k=20)": str(recall),
+         "validation NDCG(k=20)": str(ndcg)}
+        for n, (recall, ndcg) in enumerate(values)
+    ]  # fmt: skip
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(0, 50).map(lambda v: v / 100)] * 2), min_size=2, max_size=6),
+    st.tuples(*[st.sampled_from([-1.0, 0.5, 1.0, 2.0])] * 2),
+    st.booleans(),
+)
+def test_cells_are_ranked_as_the_trainers_schedule_ranks_epochs(values, weights, maximise):
+    names = ("Recall(k=20)", "NDCG(k=20)")
+    schedule = Schedule(dict(zip(names, weights)), maximise, 99)
+    for epoch, pair in enumerate(values, 1):
+        schedule.update(schedule.value(dict(zip(names, pair))), epoch)
+    cells = family_of(json.dumps(dict(zip(names, weights))), values, monitor_mode="max" if maximise else "min")
+    (group,) = groups_of(cells)
+    assert group.lines[0].first["label"] == f"cell {schedule.best_epoch - 1}"
+
+
+@pytest.mark.parametrize(("mode", "best"), [({}, 1), ({"monitor_mode": "min"}, 2)])
+def test_monitor_mode_is_respected_and_zero_is_a_value(mode, best):
+    cells = family_of("Recall(k=20)", [(0.2, 0), (0.3, 0), (0.0, 0)], **mode)
+    (group,) = groups_of(cells)
+    assert group.lines[0].first["label"] == f"cell {best}"
+    text = build(Spec("T"), Rows(cells)).markdown()
+    assert ("the least is best" in text) == bool(mode)
+    assert re.search(rf"\| f +\| cell {best} \|", text[text.index("Tuning cells") :]).start() < text.index(
+        "cell 0", text.index("Tuning cells")
+    )
+
+
+def test_what_cannot_be_ranked_is_said():
+    cells = family_of("Recall(k=20)", [(0.2, 0), (0.3, 0)])
+    cells[0]["monitor"] = "NDCG(k=20)"
+    with pytest.raises(UserError, match="the tuning cells of 'f' cannot be ranked: their monitors differ"):
+        groups_of(cells)
+    cells = family_of("HitRate(k=20)", [(0.2, 0), (0.3, 0)])
+    with pytest.raises(UserError, match=r"'cell 0' has no value of its monitor HitRate\(k=20\)"):
+        groups_of(cells)
 
 
 def test_paper_rows_match_by_every_key_they_have():

@@ -70,6 +70,12 @@ def test_verdicts_follow_the_rule():
     assert findings.Gain(-1.9, 3, 0.1, -2.8, -1.0, -2.8, -1.0).parity("MML", "BSL") == "no, BSL ahead"
     assert findings.Gain(1.9, 1, None, 1.0, 2.8).parity("MML", "BSL") == "no, MML ahead (1 seed)"
     assert findings.Gain(1.0, 3, 0.1, -0.5, 2.5, 0.5, 1.5).parity("MML", "BSL") == "undecided"
+    # Beyond the band and users exclude 0, but seeds do not: the page says that it takes both.
+    assert findings.Gain(1.9, 3, 0.9, 1.0, 2.8, -0.5, 4.3).parity("MML", "BSL") == "undecided"
+    assert (
+        "with 3 seeds or more the paired t interval over seeds too; **undecided**"
+        in findings._parity(findings.Pool(ROOT / "nowhere"))[0]
+    )
 
 
 def test_findings_read_the_gains_off_the_rows(tmp_path):

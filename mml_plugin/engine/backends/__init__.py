@@ -87,18 +87,30 @@ KNOWN = (
 NAMES = ("auto", *(info.name for info in KNOWN))
 
 
-def select(name: str, device: torch.device) -> Backend:
-    """The backend of that name, or with ``"auto"`` the first of ``KNOWN`` that can run; the pick is logged.
+def check(name: str, device: torch.device) -> None:
+    """What :func:`select` refuses, without importing or logging anything.
 
     Raises:
         UserError: for an unknown name, and for one that cannot run on the device, with the reason.
     """
     if name not in NAMES:
         raise UserError(f"--backend {name!r} is unknown; {nearest(name, NAMES)}")
+    obstacles = {info.name: info.obstacle(device) for info in KNOWN}
+    if name == "auto" and all(obstacles.values()):
+        raise UserError(f"no backend runs on {device}")
+    if obstacles.get(name):
+        raise UserError(f"--backend {name} cannot be used on {device}: {obstacles[name]}")
+
+
+def select(name: str, device: torch.device) -> Backend:
+    """The backend of that name, or with ``"auto"`` the first of ``KNOWN`` that can run; the pick is logged.
+
+    Raises:
+        UserError: for an unknown name, and for one that cannot run on the device, with the reason.
+    """
+    check(name, device)
     for info in KNOWN:
         obstacle = info.obstacle(device)
-        if name == info.name and obstacle:
-            raise UserError(f"--backend {name} cannot be used on {device}: {obstacle}")
         if name == info.name or (name == "auto" and not obstacle):
             logging.info("Backend %s on %s%s", info.name, device, " (picked by auto)" if name == "auto" else "")
             return importlib.import_module(f"{__name__}.{info.module}").Engine()
