@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -39,7 +39,7 @@ def _save(state: dict[str, Any], stream: IO[bytes]) -> None:
     """Tensor by tensor, so that no second copy of the state is in memory."""
     watched = _Refusals(stream)
     try:
-        torch.save(state, watched)
+        torch.save(state, cast(IO[bytes], watched))
     except RuntimeError:
         if watched.error is None:
             raise
