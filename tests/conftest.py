@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ GOLDEN = Path(__file__).parent / "data" / "golden"
 
 def pytest_configure(config):
     torch.set_num_threads(1)
+    # A shell starts what it puts in the background with SIGINT ignored, and the tests of Ctrl-C inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

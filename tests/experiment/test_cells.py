@@ -157,7 +157,8 @@ def test_a_run_that_somebody_else_holds_is_left_alone(home):
 def test_ctrl_c_stops_the_cell_and_the_same_command_goes_on(home):
     suite = home / "long.yaml"
     suite.write_text("title: T\nset: {epochs: 100000, verbose: 0}\nexperiments: [MF_tiny_mml]\n")
-    words = [sys.executable, str(ROOT / "benchmarks" / "run_suite.py"), str(suite), "--results", "results"]
+    words = [sys.executable, str(ROOT / "benchmarks" / "run_suite.py"), str(suite), "--results", "results",
+             "--reports", "reports"]  # fmt: skip
     epochs = [0]
     for _ in range(2):
         process = subprocess.Popen(

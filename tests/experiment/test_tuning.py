@@ -187,7 +187,8 @@ def test_a_damaged_result_is_a_row_of_the_table(tmp_path):
     for cell, text in zip(cells, ("{}", '{"metrics": {"Recall(k=20)": 0.5}}', "[half")):
         cell.result.parent.mkdir()
         cell.result.write_text(text)
-    lines = tuning.write_table(cells, [], tmp_path / "cells.csv", "Recall(k=20)").read_text().splitlines()
+    params = {"monitor": "Recall(k=20)", "monitor_mode": "max"}
+    lines = tuning.write_table(cells, [], tmp_path / "cells.csv", params, "paper").read_text().splitlines()
     assert lines[0] == "expid,lr,state,Recall(k=20)"
     assert lines[1] == "x_1,1,done,0.5"
     assert sorted(lines[2:]) == ["x_0,0,damaged,", "x_2,2,damaged,"]
