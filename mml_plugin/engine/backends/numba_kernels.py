@@ -11,6 +11,7 @@ from numba import njit, prange
 
 from mml_plugin.engine import philox
 from mml_plugin.engine.backends.base import NORM_FLOOR
+from mml_plugin.engine.backends.numba_prefetch import prefetch_row
 
 A, B = np.uint64(philox.MULTIPLIER_A), np.uint64(philox.MULTIPLIER_B)
 WA, WB = np.uint64(philox.WEYL_A), np.uint64(philox.WEYL_B)
@@ -24,6 +25,7 @@ PLACES_PER_ITEM, MOST_PLACES = 32, 1 << 17
 # the process that compiles gets other bits than those that load.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 PARTS = 64  # of a sum over a whole table or batch
+AHEAD = 8  # rows that are asked for before they are read; processors hold about so many requests at once
 
 
 @njit(fastmath=FAST)
@@ -33,6 +35,19 @@ def dot(one, other):
     for d in range(one.shape[0]):
         total += one[d] * other[d]
     return total
+
+
+@njit(fastmath=FAST)
+def four_dots(one, a, b, c, d):
+    """<one, a>, <one, b>, <one, c>, <one, d>: four rows are on their way from memory at once."""
+    in_a = in_b = in_c = in_d = one.dtype.type(0)
+    for k in range(one.shape[0]):
+        x = one[k]
+        in_a += x * a[k]
+        in_b += x * b[k]
+        in_c += x * c[k]
+        in_d += x * d[k]
+    return in_a, in_b, in_c, in_d
 
 
 @njit(fastmath=FAST)
@@ -168,36 +183,58 @@ def dropout_mask(rows, epoch, seed, stream, threshold, scale, out):
 def scores(user, table, index, inverse, out):
     """out[b, j] = <user[b], table[index[b, j]]> * inverse[index[b, j]]; no ``inverse``: 1."""
     scaled = inverse.shape[0] > 0
+    width = index.shape[1]
+    by_four = width - width % 4
     for b in prange(index.shape[0]):
-        u = user[b]
-        for j in range(index.shape[1]):
-            i = index[b, j]
-            s = dot(u, table[i])
-            out[b, j] = s * inverse[i] if scaled else s
+        u, items, o = user[b], index[b], out[b]
+        for j in range(min(AHEAD, width)):
+            prefetch_row(table, items[j])
+        for j in range(0, by_four, 4):
+            for ahead in range(j + AHEAD, min(j + AHEAD + 4, width)):
+                prefetch_row(table, items[ahead])
+            o[j], o[j + 1], o[j + 2], o[j + 3] = four_dots(
+                u, table[items[j]], table[items[j + 1]], table[items[j + 2]], table[items[j + 3]]
+            )
+        for j in range(by_four, width):
+            o[j] = dot(u, table[items[j]])
+        if scaled:
+            for j in range(width):
+                o[j] *= inverse[items[j]]
 
 
 @njit(parallel=True, cache=True)
 def user_gradient(grad, table, index, inverse, out, active, slots):
     """out[b] = sum of grad[b, j] * item vector over non-zero grads; active[b] of them, at slots[b, :active[b]]."""
-    dim = table.shape[1]
+    dim, width = table.shape[1], index.shape[1]
     scaled = inverse.shape[0] > 0
     for b in prange(index.shape[0]):
-        o = out[b]
-        for d in range(dim):
-            o[d] = 0
-        seen = 0
-        for j in range(index.shape[1]):
-            g = grad[b, j]
-            if g != 0:
-                slots[b, seen] = j
-                seen += 1
-                i = index[b, j]
-                if scaled:
-                    g *= inverse[i]
-                v = table[i]
-                for d in range(dim):
-                    o[d] += g * v[d]
-        active[b] = seen
+        o, items, factors, found = out[b], np.empty(width, np.int32), np.empty(width, table.dtype), slots[b]
+        count = np.uint64(0)
+        for j in range(np.uint64(width)):
+            # No branch: what is found is overwritten unless it is kept.
+            found[count] = j
+            count += np.uint64(grad[b, j] != 0)
+        active[b] = count
+        seen = active[b]
+        for k in range(seen):
+            i = index[b, found[k]]
+            items[k] = i
+            factors[k] = grad[b, found[k]] * inverse[i] if scaled else grad[b, found[k]]
+        o[:] = 0
+        for k in range(min(AHEAD, seen)):
+            prefetch_row(table, items[k])
+        by_four = seen - seen % 4
+        for k in range(0, by_four, 4):
+            for ahead in range(k + AHEAD, min(k + AHEAD + 4, seen)):
+                prefetch_row(table, items[ahead])
+            f0, f1, f2, f3 = factors[k], factors[k + 1], factors[k + 2], factors[k + 3]
+            v0, v1, v2, v3 = table[items[k]], table[items[k + 1]], table[items[k + 2]], table[items[k + 3]]
+            for d in range(dim):
+                o[d] += f0 * v0[d] + f1 * v1[d] + f2 * v2[d] + f3 * v3[d]
+        for k in range(by_four, seen):
+            f, v = factors[k], table[items[k]]
+            for d in range(dim):
+                o[d] += f * v[d]
 
 
 @njit(parallel=True, cache=True)
