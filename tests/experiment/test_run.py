@@ -54,6 +54,13 @@ def recall(users, items, data, indptr, masked, k=20):
     return np.mean(values)
 
 
+@pytest.mark.parametrize("loss", ["bpr", "hinge", "softmax", "mse", "ccl", "bsl"])
+def test_every_loss_trains_in_recboxs_own_loop(loss):
+    history = pd.read_csv(go(f"MF_tiny_{loss}", runs="losses").history)
+    assert np.isfinite(history["train_loss"]).all()
+    assert history["train_loss"][1] < history["train_loss"][0]
+
+
 def test_a_run_leaves_everything_and_its_vectors_give_its_metrics(home):
     folder = go(runs="whole", tensorboard=True)
     names = {p.name for p in folder.path.iterdir()}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mml_plugin.errors import UserError
+from mml_plugin.hosts.batch_users import tell_users
 from mml_plugin.hosts.patches import Patches
 from mml_plugin.registry import get_spec, is_known, params_from_config
 
@@ -82,11 +83,7 @@ def _wrap_compile(original: Callable[..., None]) -> Callable[..., None]:
         self.loss_fn = ListwiseLoss(ours)
         if ours.needs_users:
             field = user_field(self.feature_map)
-
-            def remember_users(module: Any, inputs: tuple[Any, ...]) -> None:
-                module.loss_fn.users = inputs[0][field].to(module.device)
-
-            self.register_forward_pre_hook(remember_users)
+            tell_users(self, lambda inputs: inputs[field])
 
     return compile
 

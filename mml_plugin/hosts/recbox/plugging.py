@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mml_plugin.hosts.batch_users import tell_users
 from mml_plugin.hosts.patches import Patches
 from mml_plugin.hosts.recbox import shims
 from mml_plugin.registry import get_spec, is_known, params_from_config
@@ -29,7 +30,7 @@ _patches = Patches()
 
 
 class WithUsers(nn.Module):
-    """A loss with ``needs_users`` behind recbox's two-argument call; a model hook sets ``users``."""
+    """A loss with ``needs_users`` behind recbox's two-argument call; ``tell_users`` sets ``users``."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
@@ -56,11 +57,7 @@ def attach_loss(model: Any, loss: nn.Module) -> None:
         return
     model.loss_fn = WithUsers(loss)
     field = user_field(model)
-
-    def remember_users(module: Any, inputs: tuple[Any, ...]) -> None:
-        module.loss_fn.users = inputs[0][0][field].to(module.device)
-
-    model.register_forward_pre_hook(remember_users)
+    tell_users(model, lambda inputs: inputs[0][field])
 
 
 def user_field(model: Any) -> str:

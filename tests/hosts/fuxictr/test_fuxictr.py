@@ -87,6 +87,23 @@ def test_bilateral_softmax_gets_user_ids(data, tmp_path):
     assert found.item() == pytest.approx(wanted.item())
 
 
+def test_fuxictrs_own_loop_tells_the_loss_each_batch_s_users(data, tmp_path):
+    from mml_plugin.hosts.fuxictr import example
+
+    with fuxictr.registered():
+        model = make(data, tmp_path, loss="BSL", temperature=0.1, temperature2=1.1)
+        told = []
+        model.loss_fn.loss.register_forward_hook(
+            lambda module, args, kwargs, out: told.append(kwargs["users"].clone()), with_kwargs=True
+        )
+        model._max_gradient_norm = 10.0
+        batches = list(example.SampledLoader(data, 10, 64, seed=1))[:3]
+        for batch in batches:
+            model.train_step(batch)
+    assert len(told) == 3
+    assert all(torch.equal(users, batch["user_id"]) for users, batch in zip(told, batches))
+
+
 def test_what_is_not_listwise_is_refused_by_name(data, tmp_path):
     with fuxictr.registered():
         model = make(data, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import subprocess
 import sys
@@ -120,6 +121,26 @@ def test_bilateral_softmax_gets_the_batch_users(golden_params, tmp_path):
     wanted = build_loss("BSL", temperature=0.2, temperature2=1.1)(out["y_pred"], users=ids)
     assert len(ids.unique()) < len(ids)
     assert out["loss"].item() == pytest.approx(wanted.item())
+
+
+def test_recboxs_own_loop_tells_the_loss_each_batch_s_users(golden_params, tmp_path):
+    model, train_gen, _, _ = compiled(golden_params, tmp_path, loss="BSL", temperature=0.2, temperature2=1.1)
+    twin = copy.deepcopy(model)
+    assert twin.forward.__self__ is twin
+    told = []
+    model.loss_fn.loss.register_forward_hook(
+        lambda module, args, kwargs, out: told.append(kwargs["users"].clone()), with_kwargs=True
+    )
+    batches = list(train_gen)[:3]
+    wanted = [batch[0]["user_id"].clone() for batch in batches]
+    model._verbose, model._batches_per_epoch = 0, len(batches)
+    model._stop_training, model._max_gradient_norm, model.on_batch_end = False, 10.0, lambda *args: None
+    before = next(model.parameters()).clone()
+    model.train_on_epoch(batches, 0)
+    assert len(told) == 3
+    assert all(torch.equal(a, b) for a, b in zip(told, wanted))
+    assert not torch.equal(before, next(model.parameters()))
+    assert twin.loss_fn.users is None
 
 
 def test_a_learnable_loss_is_trained(golden_params, tmp_path):
