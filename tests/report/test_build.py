@@ -232,8 +232,9 @@ def test_html_is_one_safe_page():
     rows = sample(seeds=(1,))
     for row in rows.cells:
         row["label"] = row["label"] + evil
-    page = build(Spec(evil, evil), rows).html()
+    page = build(Spec(evil, f"by `mml` and `{evil}`"), rows).html()
     assert "<script" not in page
+    assert "by <code>mml</code> and <code>&lt;script&gt;" in page
     assert "&lt;script&gt;" in page
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
     assert '<meta name="viewport" content="width=device-width' in page
