@@ -571,7 +571,7 @@ def table() -> None:
     """Rewrite the tables of docs/speed.md and the README from the rows there are."""
     from mml_plugin.report.table import markdown_table
 
-    rows, parts = read(RESULTS), {}
+    rows, parts = sorted(read(RESULTS), key=lambda r: (list(CASES).index(r["case"]), machine(r))), {}
     header = ["case", "machine", "engine", "epoch", "times faster", "sampling", "forward, backward", "optimiser",
               "evaluation", "peak memory", "bandwidth floor", "trained rows"]  # fmt: skip
     cells = []
