@@ -187,6 +187,7 @@ def _checked(expid: str, written: Mapping[str, Value]) -> dict[str, Any]:
     for key in ("model_root", "verbose", "num_workers", "monitor_mode"):
         params.setdefault(key, Keys.model_fields[key].default)
     _check_strings(params, where)
+    params["optimizer"] = allowed.spelled_optimizer(params["optimizer"])
     _check_together(params, where)
     return params
 

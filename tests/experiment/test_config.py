@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mml_plugin import model_zoo
+from mml_plugin.engine.optimiser import optimizer_class
 from mml_plugin.errors import UserError
 from mml_plugin.experiment import schema
 from mml_plugin.experiment.config import list_experiments, load_experiment
 from mml_plugin.hosts import recbox
+from mml_plugin.hosts.recbox import allowed
 from mml_plugin.registry import all_loss_keys, loss_keys
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
@@ -61,6 +63,16 @@ def test_no_key_that_nothing_reads(expid):
     read = set().union(*(inspect.signature(reader).parameters for reader in readers))
     native = FAST if "bslnative" in expid else set()
     assert set(params) <= read | SCRIPT | UNUSED | native | loss_keys(params["loss"])
+
+
+@pytest.mark.parametrize("name", allowed.OPTIMIZERS)
+def test_recbox_finds_every_optimizer_that_is_allowed_in_any_letters(name):
+    recbox.load()
+    from recbox.utils.torch_utils import set_optimizer
+
+    for written in (name, name.upper(), allowed.OPTIMIZERS[name]):
+        params = load_experiment(CONFIG, "MF_tiny_ccl", [f"optimizer={written}"]).params
+        assert set_optimizer(params["optimizer"]) is optimizer_class(written)
 
 
 def test_all_base_blocks_are_identical():

@@ -14,7 +14,20 @@ from mml_plugin.errors import UserError, nearest
 
 METRICS = ("Recall", "nRecall", "Precision", "F1", "DCG", "NDCG", "MRR", "HitRate", "MAP")
 DTYPES = ("int", "float", "str")
-OPTIMIZERS = ("adam", "rmsprop", "sgd", "adagrad", "adadelta", "adamax", "adamw", "nadam", "radam", "asgd")
+# Small letters to torch's class; recbox itself spells only the first three, whatever their letters.
+OPTIMIZERS = {
+    "adam": "Adam",
+    "rmsprop": "RMSprop",
+    "sgd": "SGD",
+    "adagrad": "Adagrad",
+    "adadelta": "Adadelta",
+    "adamax": "Adamax",
+    "adamw": "AdamW",
+    "nadam": "NAdam",
+    "radam": "RAdam",
+    "asgd": "ASGD",
+}
+_SPELLED_BY_RECBOX = ("adam", "rmsprop", "sgd")
 CALLBACKS = ("layers.MaskedAveragePooling()", "layers.MaskedSumPooling()")
 NO_CALLBACK = (None, "null", "None", "none")
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -78,6 +91,11 @@ def check_optimizer(name: object) -> str:
     if not isinstance(name, str) or name.lower() not in OPTIMIZERS:
         raise UserError(f"optimizer: {name!r} is unknown; {nearest(str(name), OPTIMIZERS)}")
     return name
+
+
+def spelled_optimizer(name: str) -> str:
+    """A checked optimizer's name as recbox finds it: torch's spelling, but for the three that recbox spells itself."""
+    return name if name.lower() in _SPELLED_BY_RECBOX else OPTIMIZERS[name.lower()]
 
 
 def check_strings(params: Mapping[str, Any]) -> None:
