@@ -9,6 +9,19 @@ from typing import Any
 from torch import Tensor, nn
 
 
+class TeachableLoss(nn.Module):
+    """A host's wrapper around a loss, with the ``users`` of the batch that :func:`tell_users` told last.
+
+    A pickled model comes back without the method that tells, so the users stay behind: such a loss is an error for want
+    of users, where those of an old batch would give wrong numbers.
+    """
+
+    users: Tensor | None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "users": None}
+
+
 def tell_users(model: nn.Module, users_of: Callable[[Any], Tensor]) -> None:
     """Before each ``model.forward(batch)``, set ``model.loss_fn.users`` to ``users_of(batch)`` on the model's device.
 

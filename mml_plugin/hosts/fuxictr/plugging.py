@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mml_plugin.errors import UserError
-from mml_plugin.hosts.batch_users import tell_users
+from mml_plugin.hosts.batch_users import TeachableLoss, tell_users
 from mml_plugin.hosts.patches import Patches
 from mml_plugin.registry import get_spec, is_known, params_from_config
 
@@ -20,13 +20,13 @@ FUXICTR_NAMES = frozenset({"bce", "binary_crossentropy", "binary_cross_entropy"}
 _patches = Patches()
 
 
-class ListwiseLoss(nn.Module):
+class ListwiseLoss(TeachableLoss):
     """One of our losses behind FuxiCTR's call ``loss_fn(y_pred, y_true, reduction='mean')``."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
         self.loss = loss
-        self.users: Tensor | None = None
+        self.users = None
 
     def forward(self, y_pred: Tensor, y_true: Tensor, reduction: str = "mean") -> Tensor:
         """The loss of scores ``[B, 1+N]``; FuxiCTR's labels ``[B, 1]`` are the positives'.

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mml_plugin.hosts.batch_users import tell_users
+from mml_plugin.hosts.batch_users import TeachableLoss, tell_users
 from mml_plugin.hosts.patches import Patches
 from mml_plugin.hosts.recbox import shims
 from mml_plugin.registry import get_spec, is_known, params_from_config
@@ -29,13 +29,13 @@ OWN = frozenset(
 _patches = Patches()
 
 
-class WithUsers(nn.Module):
+class WithUsers(TeachableLoss):
     """A loss with ``needs_users`` behind recbox's two-argument call; ``tell_users`` sets ``users``."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
         self.loss = loss
-        self.users: Tensor | None = None
+        self.users = None
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         return self.loss(y_pred, y_true, users=self.users)

@@ -104,6 +104,20 @@ def test_fuxictrs_own_loop_tells_the_loss_each_batch_s_users(data, tmp_path):
     assert all(torch.equal(users, batch["user_id"]) for users, batch in zip(told, batches))
 
 
+def test_a_pickled_model_forgets_its_users_and_does_not_train_with_them(data, tmp_path):
+    from mml_plugin.hosts.fuxictr import example
+
+    with fuxictr.registered():
+        model = make(data, tmp_path, loss="BSL", temperature=0.1)
+        model._max_gradient_norm = 10.0
+        first, second = list(example.SampledLoader(data, 10, 64, seed=1))[:2]
+        model.train_step(first)
+        torch.save(model, tmp_path / "whole.pt")
+        loaded = torch.load(tmp_path / "whole.pt", weights_only=False)
+        with pytest.raises(ValueError, match="users"):
+            loaded.train_step(second)
+
+
 def test_what_is_not_listwise_is_refused_by_name(data, tmp_path):
     with fuxictr.registered():
         model = make(data, tmp_path)
