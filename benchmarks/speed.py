@@ -274,7 +274,7 @@ def build(job: dict[str, Any]) -> Any:
         request=SimpleNamespace(max_batches=None),
         thresholds=margins_of(params["loss"], params),
     )
-    loss = build_loss(params["loss"], **experiment.loss_params).to(device)
+    loss = build_loss(experiment.loss, **experiment.loss_params).to(device)
     return Trainer(
         model.declare(), model, loss, run_fast.training_data(data, words, device),
         run_fast.settings(context, model), backends.select(job["backend"], device),

@@ -77,7 +77,8 @@ def train(context: Context) -> Trained:
     words = vocabulary.build(data.training, params)
     read = time.monotonic()
     model = build_model(params, words, data.interactions.num_items, context.device)
-    loss = build_loss(params["loss"], **context.experiment.loss_params).to(context.device)
+    # By its own name: loss_params are translated, and an alias would translate a default mode that nobody wrote.
+    loss = build_loss(context.experiment.loss, **context.experiment.loss_params).to(context.device)
     trainer = Trainer(
         model.declare(),
         model,

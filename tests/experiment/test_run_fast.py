@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from safetensors.numpy import load_file
 
 from mml_plugin.data import split, synthetic
@@ -393,3 +394,17 @@ def test_a_backend_that_cannot_run_is_refused_before_anything_is_written(tmp_pat
     request = RunRequest("MF_tiny_ccl", ROOT / "config", engine="fast", backend="triton", runs_dir=tmp_path / "runs")
     with pytest.raises(UserError, match="--backend triton cannot be used on cpu"):
         run_fast.check(load_experiment(request.config_dir, request.expid), request)
+
+
+def test_an_alias_whose_mode_is_left_out_trains_the_default_mode(tmp_path):
+    # BSLLoss translates a mode that is written; recbox's engine leaves the default, multi, as it is.
+    block = yaml.safe_load((CONFIG / "model_config" / "MF.yaml").read_text())
+    plain = {**block["Base"], **{k: v for k, v in block["MF_tiny_bsl"].items() if k != "mode"}}
+    both = {"MF_named": {**plain, "loss": "BSL", "mode": "multi"}, "MF_alias": {**plain, "loss": "BSLLoss"}}
+    (tmp_path / "model_config.yaml").write_text(yaml.safe_dump(both))
+    shutil.copy(CONFIG / "dataset_config" / "tiny.yaml", tmp_path / "dataset_config.yaml")
+    losses = [
+        pd.read_csv(run(RunRequest(name, tmp_path, engine="fast", overrides=SMALL, runs_dir=Path("alias"))).history)
+        for name in both
+    ]
+    assert losses[0]["train_loss"].tolist() == losses[1]["train_loss"].tolist()
