@@ -22,6 +22,8 @@ from mml_plugin.registry import all_loss_keys, get_spec, is_known, loss_keys, pa
 
 MODELS = ("MF", "SimpleX")
 REGULARIZERS = ("regularizer", "embedding_regularizer", "net_regularizer")
+# The type and source of the columns that SimpleX's fields name.
+FIELDS = {"user_id": ("categorical", "user"), "item_id": ("categorical", "item"), "user_history": ("sequence", "user")}
 
 
 @dataclass(frozen=True)
@@ -308,8 +310,19 @@ def _check_columns(columns: list[dict[str, Any]], where: str, params: Mapping[st
     if needed[0] == needed[1]:
         raise UserError(f"{where}: query_index and corpus_index are both {needed[0]!r}: users and items need one each")
     if params["model"] == "SimpleX":
-        fields = ("user_id", "item_id", "user_history")
-        needed += [params.get(f"{field}_field") or field for field in fields]
+        needed += [params.get(f"{field}_field") or field for field in FIELDS]
     for name in needed:
         if name not in earlier:
             raise UserError(f"{where}: column {name!r} is missing, which {params['model']} needs")
+    if params["model"] == "SimpleX":
+        _check_fields(columns, where, params)
+
+
+def _check_fields(columns: list[dict[str, Any]], where: str, params: Mapping[str, Any]) -> None:
+    """SimpleX's three fields must name columns of their kind: rows of another table would lie beyond the one read."""
+    for field, kind in FIELDS.items():
+        name = params.get(f"{field}_field") or field
+        if not any(c["name"] == name and c["active"] and (c["type"], c.get("source")) == kind for c in columns):
+            raise UserError(
+                f"{where}: {field}_field names {name!r}, which must be an active {kind[0]} column with source {kind[1]}"
+            )

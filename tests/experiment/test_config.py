@@ -169,6 +169,9 @@ BAD = [
     ("MF_yelp_mml", ("learning_rate=.inf",), "learning_rate input should be a finite number, got inf"),
     ("MF_yelp_mml", ("monitor={'Recall(k=20)': .nan}",), "monitor input should be .*nan"),
     ("MF_yelp_mml", ("query_index=corpus_index",), "are both 'corpus_index': users and items need one each"),
+    ("SimpleX_yelp_mml", ("item_id_field=user_id",), "'user_id', .* an active categorical column with source item"),
+    ("SimpleX_yelp_mml", ("user_id_field=user_history",), "an active categorical column with source user"),
+    ("SimpleX_yelp_mml", ("user_history_field=item_id",), "an active sequence column with source user"),
     ("MF_yelp_mml", ("learning_rate=2001-99-99",), "is not valid YAML"),
 ]
 
