@@ -298,13 +298,20 @@ def _check_one_a_side(columns: list[dict[str, Any]], where: str, model: str) -> 
 
 
 def _check_columns(columns: list[dict[str, Any]], where: str, params: Mapping[str, Any]) -> None:
-    earlier: list[str] = []
+    earlier: dict[str, str] = {}
     for column in columns:
         shared = column.get("share_embedding")
         if shared is not None and shared not in earlier:
-            hint = nearest(shared, earlier or ["none"])
+            hint = nearest(shared, list(earlier) or ["none"])
             raise UserError(f"{where}: share_embedding {shared!r} must name an earlier column; {hint}")
-        earlier += column["name"] if isinstance(column["name"], list) else [column["name"]]
+        if shared is not None and earlier[shared] != column["dtype"]:
+            # recbox looks up 7 among the tokens "7", finds none, and trains every row on the out-of-vocabulary vector.
+            raise UserError(
+                f"{where}: {column['name']!r} shares {shared!r}, so its dtype must be {earlier[shared]} too, "
+                f"got {column['dtype']!r}"
+            )
+        names = column["name"] if isinstance(column["name"], list) else [column["name"]]
+        earlier |= dict.fromkeys(names, column["dtype"])
     _check_one_a_side(columns, where, params["model"])
     needed = [params["query_index"], params["corpus_index"]]
     if needed[0] == needed[1]:

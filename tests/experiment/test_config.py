@@ -176,6 +176,14 @@ BAD = [
 ]
 
 
+@pytest.mark.parametrize("dtype", ["int", "float"])
+def test_a_shared_table_has_tokens_of_one_type(dtype):
+    columns = load_experiment(CONFIG, "SimpleX_yelp_mml").params["feature_cols"]
+    columns = [{**c, "dtype": dtype} if c["name"] == "item_id" else c for c in columns]
+    with pytest.raises(UserError, match="'item_id' shares 'user_history', so its dtype must be str too, got"):
+        load_experiment(CONFIG, "SimpleX_yelp_mml", [f"feature_cols={columns}".replace("None", "null")])
+
+
 @pytest.mark.parametrize(("expid", "overrides", "says"), BAD)
 def test_bad_input_gets_one_sentence(expid, overrides, says):
     with pytest.raises(UserError, match=says) as caught:
