@@ -135,7 +135,7 @@ def _in_order(columns: list[dict], item: dict, history: dict | None) -> list[tup
 
 
 def _table(ids: np.ndarray, counts: np.ndarray, column: Mapping, least: int, padded: bool = False) -> Table:
-    tokens = _whole_numbers(ids, column) if column["dtype"] == "int" else ids
+    tokens = ids if column["dtype"] == "str" else _numbers(ids, column)
     known = np.flatnonzero(counts >= max(column.get("min_categr_count") or least, 1))
     order = known[np.lexsort((tokens[known], -counts[known]))]
     rows = np.zeros(len(ids), np.int64)
@@ -143,15 +143,34 @@ def _table(ids: np.ndarray, counts: np.ndarray, column: Mapping, least: int, pad
     return Table(rows, len(order) + 1 + padded, padded)
 
 
-def _whole_numbers(ids: np.ndarray, column: Mapping) -> np.ndarray:
+def _numbers(ids: np.ndarray, column: Mapping) -> np.ndarray:
+    """The ids as recbox reads them into the column's dtype: in the order of numbers, and equal where numbers are."""
+    dtype = column["dtype"]
     try:
-        return ids.astype(np.int64)
+        numbers = ids.astype(np.int64 if dtype == "int" else np.float64)
     except (ValueError, OverflowError):
-        wrong = next(text for text in ids.tolist() if not text.isdecimal() or len(text) > MOST_DIGITS)
+        wrong = next((text for text in ids.tolist() if not _holds(dtype, text)), "")
         raise UserError(
-            f"feature_cols: column {column['name']!r} has dtype int, and the id {wrong!r} is no such number; "
+            f"feature_cols: column {column['name']!r} has dtype {dtype}, and the id {wrong!r} is no such number; "
             "write dtype str"
         ) from None
+    _, first, of = np.unique(numbers, return_index=True, return_inverse=True)
+    again = np.flatnonzero(first[of] != np.arange(len(ids)))
+    if len(again):
+        raise UserError(
+            f"feature_cols: column {column['name']!r} has dtype {dtype}, in which the ids {ids[first[of[again[0]]]]!s} "
+            f"and {ids[again[0]]!s} are one; write dtype str"
+        )
+    return numbers
+
+
+def _holds(dtype: str, text: str) -> bool:
+    if dtype == "int":
+        return text.isdecimal() and len(text) <= MOST_DIGITS
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
 
 
 def _specs(columns, tables: Mapping[str, Table], names: Mapping[str, str], least: int, max_len: int) -> dict:

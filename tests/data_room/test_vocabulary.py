@@ -48,6 +48,9 @@ def variants(params):
     yield columns
     yield [{**c, "max_len": 2} if c["type"] == "sequence" else c for c in columns]
     yield [{**c, "max_len": 2, "padding": "post"} if c["type"] == "sequence" else c for c in columns]
+    if not any(c.get("share_embedding") for c in columns):
+        for dtype in ("int", "float"):
+            yield [{**c, "dtype": dtype} if c["type"] == "categorical" else c for c in columns]
     yield [{**c, "min_categr_count": 2} if c["type"] in ("sequence", "categorical") else c for c in columns]
     if any(c["type"] == "sequence" for c in columns):
         free = [{k: v for k, v in c.items() if k != "share_embedding"} for c in columns]
@@ -107,3 +110,13 @@ def test_ids_that_the_dtype_cannot_hold_are_one_sentence(wrong, golden_params):
     users = np.array([*data.user_ids[:-1], wrong])
     with pytest.raises(UserError, match=rf"column 'user_id' has dtype int, and the id '{wrong}' is no such number"):
         vocabulary.build(dataclasses.replace(data, user_ids=users), params)
+
+
+@pytest.mark.parametrize(("dtype", "users"), [("int", ["07", "7"]), ("float", ["1e2", "100"]), ("float", ["7", "7.0"])])
+def test_ids_that_the_dtype_makes_one_are_refused(dtype, users, golden_params):
+    # recbox would count them, and train them, as one.
+    params = golden_params("MF_ccl")
+    params["feature_cols"] = [{**c, "dtype": dtype} for c in params["feature_cols"]]
+    data = dataclasses.replace(odd(), user_ids=np.array([*users, "9", "11", "1", "1000"]))
+    with pytest.raises(UserError, match=f"dtype {dtype}, in which the ids {users[0]} and {users[1]} are one"):
+        vocabulary.build(data, params)
