@@ -120,7 +120,8 @@ class FusedAdam:
         squared = self.backend.squared_gradient_norm(list(self.states.values()), list(self._squares.values()))
         if isinstance(squared, Tensor):
             return self.backend.clip_factor(squared, self.max_norm)
-        return min(1.0, self.max_norm / (math.sqrt(max(squared, 0.0)) + CLIP_EPSILON))
+        # In this order a gradient that is no number makes the factor none, as in clip_grad_norm_.
+        return min(self.max_norm / (math.sqrt(max(squared, 0.0)) + CLIP_EPSILON), 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Moments, step count and rate."""

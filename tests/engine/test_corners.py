@@ -206,6 +206,17 @@ def test_a_loss_that_is_no_number_ends_the_epoch_at_the_next_look(monkeypatch):
     assert len(steps) == 9  # of 10: user 3's first row is the ninth
 
 
+@pytest.mark.parametrize("backend", NAMES)
+def test_a_gradient_that_is_no_number_reaches_every_weight_as_in_recbox(backend):
+    tables = Tables(4, 7, 3)
+    trainer = trainer_of(tables, data_of(LISTS, 7, VALID), backend)
+    state = trainer.step.states["users"]
+    state.grad[0], state.touched[0] = math.nan, 1
+    trainer.optimiser.step()
+    assert tables.users.isnan().all()
+    assert tables.items.isnan().all()
+
+
 def test_a_batch_penalty_is_refused_where_it_would_miss_parameters():
     with pytest.raises(UserError, match=r"regularizer_scope batch .*this one has an item tower"):
         trainer_of(Tables(4, 7, 3, tower=True), data_of(LISTS, 7, VALID), batch_penalty=1e-3)

@@ -194,7 +194,8 @@ class Engine(Backend):
         kind, arrays = _types(states)
         parts = self._room("parts", kernels.PARTS * len(states), np.float64).reshape(len(states), -1)
         kernels.gradient_norms(arrays("weight"), arrays("grad"), arrays("touched"), _decays(states, kind), parts)
-        penalties = [state.decay**2 * squared for state, squared in zip(states, squared_weights)]
+        # 0 times a weight that is no number is none, and recbox adds no term whose lambda is 0.
+        penalties = [state.decay**2 * squared for state, squared in zip(states, squared_weights) if state.decay]
         return float(parts.sum()) + sum(penalties)
 
     def adam(
