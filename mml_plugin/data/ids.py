@@ -12,6 +12,11 @@ from mml_plugin.errors import UserError
 # ASCII, no leading zero, within int64. '٣' and '01' are numbers too, but would come back as 3 and 1.
 _WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 
+# What pandas, by which recbox reads a CSV file, takes for a missing cell.
+MISSING = frozenset(
+    "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
+)
+
 
 def are_whole_numbers(ids: np.ndarray) -> bool:
     """Whether every id is a whole number written the one way in which a number is written back."""
@@ -25,10 +30,12 @@ def check_ids(sides: Iterable[tuple[str, np.ndarray]]) -> None:
         sides: what the ids are of (``user``, ``item``), and the ids.
 
     Raises:
-        UserError: for an empty or blank id (pandas skips a blank line), or one with a comma, a quote, ``^`` or a
-            control character.
+        UserError: for an empty or blank id (pandas skips a blank line), one with a comma, a quote, ``^`` or a
+            control character, and for a word such as ``NA``: recbox would train it as out of vocabulary.
     """
     for kind, ids in sides:
         for text in ids.tolist():
             if not text.strip(" ") or any(c in ',"^' or c < " " for c in text):
                 raise UserError(f'{kind} id {text!r} cannot be used: ids must not be blank nor hold , " ^ or controls')
+            if text in MISSING:
+                raise UserError(f"{kind} id {text!r} cannot be used: pandas reads it as a missing cell; rename it")

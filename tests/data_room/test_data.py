@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mml_plugin.cli import main
-from mml_plugin.data import catalog, convert, split, synthetic
+from mml_plugin.data import catalog, convert, ids, split, synthetic
 from mml_plugin.data.check import check, statistics
 from mml_plugin.data.importing import import_csv, import_dataset
 from mml_plugin.data.interactions import Interactions, from_lines, load
@@ -176,6 +176,8 @@ def test_csv_import_keeps_text_ids(tmp_path):
         ('user,item\na,"b^c"\n', r"item id 'b\^c' cannot be used"),
         ("user,item\na,b,5\nc,d,4\n", "rows have more values than the header"),
         ("user,item\na,  \n", "item id '  ' cannot be used: ids must not be blank"),
+        ("user,item\na,NA\n", "item id 'NA' cannot be used: pandas reads it as a missing cell"),
+        ("user,item\na,b\nnull,b\n", "user id 'null' cannot be used: pandas reads it as a missing cell"),
         ("", "is empty; its first line must be a header"),
     ],
 )
@@ -439,3 +441,9 @@ def test_original_ids_stand_once_and_for_both_sides(tmp_path):
     data = load(folder)
     pairs = {(data.user_ids[u], data.item_ids[i]) for u, i in zip(data.test_users, data.test_items)}
     assert pairs == {("anna", "bread")}
+
+
+def test_every_word_for_a_missing_cell_is_known():
+    from pandas._libs.parsers import STR_NA_VALUES
+
+    assert STR_NA_VALUES - {""} == ids.MISSING
