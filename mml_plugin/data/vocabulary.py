@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mml_plugin.data.convert import SPLITTER
 from mml_plugin.data.interactions import Interactions
 from mml_plugin.errors import UserError
 
@@ -106,6 +107,12 @@ def _roles(columns: list[dict[str, Any]]) -> tuple[dict, dict, dict | None]:
             raise UserError(
                 f"feature_cols: the fast engine cannot read column {column['name']!r} ({what}); it takes one user id, "
                 "one item id and one user history; --engine recbox takes any"
+            )
+        splitter = column.get("splitter", " ")  # recbox's default
+        if role == "history" and splitter != SPLITTER:
+            raise UserError(
+                f"feature_cols: column {column['name']!r} has splitter {splitter!r}, by which recbox would find one "
+                f"item in a whole history; our files are written with {SPLITTER!r}"
             )
         found[role] = column
     for role in ("user", "item"):

@@ -102,6 +102,14 @@ def test_foreign_columns_are_refused_by_name(golden_params):
         vocabulary.build(odd(), {**params, "feature_cols": pooled})
 
 
+@pytest.mark.parametrize("change", [{"splitter": ","}, {"splitter": None}])
+def test_a_splitter_that_splits_nothing_is_refused(change, golden_params):
+    params = golden_params("SimpleX_uatt_mml")
+    params["feature_cols"] = [{**c, **change} if c["type"] == "sequence" else c for c in params["feature_cols"]]
+    with pytest.raises(UserError, match=f"column 'user_history' has splitter {change['splitter']!r}, by which recbox"):
+        vocabulary.build(odd(), params)
+
+
 @pytest.mark.parametrize("wrong", ["anna", "1" * 30, "1.5"])
 def test_ids_that_the_dtype_cannot_hold_are_one_sentence(wrong, golden_params):
     params = golden_params("MF_ccl")
