@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# What CI does not run leaves a dated log, to be committed.
+dated_log = -p tests.dated_log --dated-log benchmarks/results/test_$(1).log
 RUFF_PATHS := mml_plugin model_zoo tests benchmarks examples run_expid.py run_param_tuner.py
 
 .DEFAULT_GOAL := help
@@ -26,14 +28,14 @@ test: $(INSTALLED)  ## install, then run the tests (no network, no GPU, under 10
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow and not gpu"
 
 test-slow: $(INSTALLED)  ## run the tests that are too slow for `make test` (seed noise of both engines, fresh compilation)
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu" $(call dated_log,slow)
 
 test-gpu: $(INSTALLED)  ## run the tests that need a CUDA device
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest -m gpu $(call dated_log,gpu)
 
 test-report: $(INSTALLED)  ## open the HTML reports in a headless Chromium (skips with a reason where there is none)
 	$(BIN)/python -m pip install --quiet playwright || echo "playwright cannot be installed; the check will be skipped"
-	$(BIN)/python -m pytest -p no:xdist tests/report/check_in_browser.py
+	$(BIN)/python -m pytest -p no:xdist tests/report/check_in_browser.py $(call dated_log,report)
 
 test-docs: $(INSTALLED)  ## run every command in README and docs, in a copy
 	$(BIN)/python tests/docs/run_docs.py --log
