@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from mml_plugin.experiment import kept_users
 from mml_plugin.experiment.cells import DONE, MISSING, Outcome
 from mml_plugin.experiment.run_folder import RunFolder, band_column, history_thresholds
 from mml_plugin.experiment.suite import SHORT, Cell, dataset_of, show
@@ -50,8 +51,9 @@ class Collector:
             for outcome in outcomes:
                 name, old = outcome.cell.name, known.get(outcome.cell.name)
                 if outcome.state == DONE:
-                    known[name] = self._row(outcome.cell)
+                    known[name] = row = self._row(outcome.cell)
                     epochs[name] = history_rows(outcome.cell)
+                    kept_users.keep(self.stem.parent, outcome.cell.folder, row["identity"], metrics_of([row]))
                     continue
                 error = outcome.error.replace(f"{self.hide}/", "") if self.hide else outcome.error
                 if old is None or old["state"] not in (DONE, OUTDATED):
@@ -65,16 +67,17 @@ class Collector:
     def add_bootstraps(self) -> Rows:
         """Compare over users what has per-user metrics here and is not compared yet."""
         # Minutes of resampling, so outside the lock: other processes go on writing their cells' rows meanwhile.
-        found = bootstraps(Rows.load(self.stem), self._folder)
+        found = bootstraps(Rows.load(self.stem), self._per_user)
         with self._lock:
             rows = Rows.load(self.stem)
             rows.users = found
             rows.save(self.stem)
         return rows
 
-    def _folder(self, name: str) -> RunFolder | None:
-        """Where a cell's run is; also of one that the suite does not ask for just now (another seed)."""
-        return RunFolder(Path(self.cells[0].request.runs_dir) / name) if self.cells else None
+    def _per_user(self, row: Row) -> Any:
+        """A run's per-user metrics; also of one that the suite does not ask for just now (another seed)."""
+        folder = RunFolder(Path(self.cells[0].request.runs_dir) / row["cell"]) if self.cells else None
+        return kept_users.table_of(self.stem.parent, folder, row)
 
     def _ordered(self, known: dict[str, Row]) -> list[Row]:
         """The suite's cells in its order, then older results of cells that it does not ask for (other seeds).
@@ -230,11 +233,11 @@ def _short(value: str | float, digits: int = 6) -> str:
     return f"{float(value):.{digits}g}" if value != "" else ""
 
 
-def bootstraps(rows: Rows, folder_of: Callable[[str], RunFolder | None]) -> list[Row]:
+def bootstraps(rows: Rows, per_user: Callable[[Row], Any]) -> list[Row]:
     """A bootstrap over users of each line against the first of its group, per metric.
 
     Users are resampled; each user's metric is averaged over the seeds that both sides have. One that is there already
-    for the same runs is kept, so that this works where only some run folders are.
+    for the same runs is kept. ``per_user`` gives a row's table of metrics, or None.
     """
     old = {(r["group"], r["label"], r["against"], r["metric"]): r for r in rows.users}
     found: list[Row] = []
@@ -249,16 +252,16 @@ def bootstraps(rows: Rows, folder_of: Callable[[str], RunFolder | None]) -> list
                 kept = old.get((*labels, metric))
                 if kept is not None and kept["runs"] == runs:
                     found.append(kept)
-                elif seeds and (made := _bootstrap(sides, metric, folder_of)) is not None:
+                elif seeds and (made := _bootstrap(sides, metric, per_user)) is not None:
                     facts = dict(zip(("group", "label", "against", "metric"), (*labels, metric)))
                     found.append({**facts, "seeds": " ".join(seeds), **made, "runs": runs})
     return found
 
 
-def _bootstrap(sides: Sequence[Sequence[Row]], metric: str, folder_of: Callable[[str], RunFolder | None]) -> Row | None:
+def _bootstrap(sides: Sequence[Sequence[Row]], metric: str, per_user: Callable[[Row], Any]) -> Row | None:
     values = []
     for side in sides:
-        parts = [_per_user(folder_of(row["cell"]), row, metric) for row in side]
+        parts = [_values(per_user(row), metric) for row in side]
         if any(part is None for part in parts):
             return None
         users, metrics = zip(*(part for part in parts if part is not None))
@@ -278,17 +281,10 @@ def _bootstrap(sides: Sequence[Sequence[Row]], metric: str, folder_of: Callable[
     }
 
 
-def _per_user(folder: RunFolder | None, row: Row, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Users and their metric, when this very run's per-user metrics are here."""
-    import pyarrow.parquet as pq
-
-    if folder is None or not folder.per_user.is_file() or not folder.finished:
+def _values(table: Any, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Users and their metric, where the run's per-user metrics are here and hold it."""
+    if table is None or metric not in table.column_names:
         return None
-    if folder.read_result()["identity"] != row["identity"]:
-        return None
-    table = pq.read_table(folder.per_user)
-    if metric not in table.column_names:
-        return None  # one side of the comparison does not measure it
     users = table["user_row"].to_numpy()
     order = np.argsort(users, kind="stable")
     return users[order], np.asarray(table[metric].to_numpy(), np.float64)[order]

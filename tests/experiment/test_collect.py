@@ -231,6 +231,23 @@ def test_other_seeds_results_stay_in_the_rows(home):
     assert {row["cell"] for row in rows.history} == {row["cell"] for row in rows.cells}
 
 
+def test_a_run_whose_folder_is_gone_is_still_compared_over_users(home):
+    lines = [{"expid": f"MF_tiny_{loss}", "label": loss.upper()} for loss in ("ccl", "mml")]
+    cells = cells_of(*lines, seeds=[1])
+    whole = collected(cells, "gone").add_bootstraps().users
+    Path("results/gone-users.csv").unlink()
+    hidden = cells[0].folder.path.rename(home / "hidden")
+    try:
+        users = Collector(Path("results/gone"), cells).add_bootstraps().users
+    finally:
+        hidden.rename(cells[0].folder.path)
+    assert len(whole) == 2
+    assert [row["metric"] for row in users] == [row["metric"] for row in whole]
+    for one, other in zip(users, whole):
+        assert float(one["low"]) == pytest.approx(float(other["low"]), abs=1e-6)
+        assert float(one["difference"]) == pytest.approx(float(other["difference"]), abs=1e-6)
+
+
 def test_more_seeds_are_compared_over_users_with_the_earlier_ones(home):
     """The seeds were asked for one after the other; the comparison needs the folders of both."""
     lines = ({"expid": "MF_tiny_ccl", "label": "CCL"}, {"expid": "MF_tiny_mml", "label": "MML"})
