@@ -1,6 +1,7 @@
 # Every target installs what it needs into $(VENV) from the lock file first.
 PYTHON ?= python3
 VENV ?= .venv
+ROUNDS ?= 20
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # What CI does not run leaves a dated log, to be committed.
@@ -8,7 +9,7 @@ dated_log = -p tests.dated_log --dated-log benchmarks/results/test_$(1).log
 RUFF_PATHS := mml_plugin model_zoo tests benchmarks examples run_expid.py run_param_tuner.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-gpu test-report test-docs test-hosts lint types lock matrix clean
+.PHONY: help quickstart test test-slow test-search test-gpu test-report test-docs test-hosts lint types lock matrix clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,6 +30,11 @@ test: $(INSTALLED)  ## install, then run the tests (no network, no GPU, under 10
 
 test-slow: $(INSTALLED)  ## run the tests that are too slow for `make test` (seed noise of both engines, fresh compilation)
 	$(BIN)/python -m pytest -m "slow and not gpu" $(call dated_log,slow)
+
+test-search: $(INSTALLED)  ## run the property tests on new examples, ROUNDS times (default 20)
+	for round in $$(seq $(ROUNDS)); do \
+		$(BIN)/python -m pytest -q -n auto --hypothesis-profile=search -m "hypothesis and not slow and not gpu" || exit 1; \
+	done
 
 test-gpu: $(INSTALLED)  ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(call dated_log,gpu)

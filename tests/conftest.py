@@ -12,6 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+# `make test` tries the same examples every time, so that what passed passes again; `make test-search` tries new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("search", derandomize=False, print_blob=True)
+settings.load_profile("repeatable")
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 
