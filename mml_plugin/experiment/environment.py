@@ -38,14 +38,21 @@ def versions() -> dict[str, str]:
     return {**found, "torch": str(torch.__version__)}
 
 
-def processor() -> str:
-    """The processor's marketing name where the system tells it."""
+def processor(told: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's marketing name where the system tells it.
+
+    Virtual machines often say no more than ``AMD EPYC``, whichever generation that is: a name without a digit is
+    followed by the family and model numbers.
+    """
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        pairs = [line.split(":", 1) for line in told.read_text(encoding="utf-8").splitlines() if ":" in line]
     except OSError:
         return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    facts = {key.strip(): value.strip() for key, value in reversed(pairs)}
+    name = facts.get("model name", platform.machine())
+    if any(c.isdigit() for c in name) or not {"cpu family", "model"} <= facts.keys():
+        return name
+    return f"{name} (family {facts['cpu family']}, model {facts['model']})"
 
 
 def machine() -> dict[str, Any]:
