@@ -8,7 +8,7 @@ import pytest
 
 from mml_plugin.experiment.environment import processor
 
-CORE = "processor\t: {}\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: {}\nflags\t\t: fpu vme\n\n"
+CORE = "processor\t: {}\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: {}\nstepping\t: 1\n"
 
 
 @pytest.mark.parametrize(
