@@ -10,7 +10,7 @@ Usage, from a folder that holds ``data/yelp18`` and ``data/gowalla``::
     python benchmarks/speed.py --table            # rewrite docs/speed.md from the rows
 
 Every measurement is a process of its own; recbox and the backends take turns (A B A B), and a row is the median of its
-rounds. recbox draws an epoch's negatives before the first batch, so its rows are timed on a share of the training rows
+rounds; a first, discarded one lets numba compile. recbox draws an epoch's negatives before the first batch, so its rows are timed on a share of the training rows
 (drawn evenly, at least one of each user, histories whole) and scaled: ``rows`` says how many were trained,
 ``full_memory_gb`` what the whole epoch's draw would need. A fast row with less than a whole epoch's steps is scaled
 likewise. The samplers take turns within one process, on the same training rows, and are compared round by round.
@@ -331,6 +331,11 @@ def run_case(name: str, case: Case, device: str, rounds: int, only: set[str]) ->
         if backend in only:
             jobs[backend] = {**base, "engine": "fast", "backend": backend, "steps": steps}
     found: dict[str, list[dict[str, Any]]] = {key: [] for key in jobs}
+    if "numba" in jobs:
+        measure(
+            jobs["numba"]
+        )  # compiles what is not on disk yet; some kernels are met only once most negatives are easy
+        print(f"  {name} numba: compiled", flush=True)
     for turn in range(rounds):
         for key, job in jobs.items():
             found[key].append(measure(job))
