@@ -2,7 +2,8 @@
 
 Runs what is missing, resumes what was cut, skips what is finished; the same command goes on after any stop, and several
 processes may work on one suite. Run it in a folder that holds ``data/``; run folders go to ``runs/``. Rows go to
-``benchmarks/results/suite_<name>*.csv`` after every cell, the report to ``benchmarks/reports/<name>/``.
+``benchmarks/results/suite_<name>*.csv`` after every cell, the report to ``benchmarks/reports/<name>/``. Where rows are
+kept and run folders are not, ``--new`` runs only what has no row.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", help="instead of the suite's, for example 2019,2020,2021")
     parser.add_argument("--only", action="append", help="run only cells whose name, label or group contains this")
     parser.add_argument("--chosen", action="store_true", help="only the tuning cells that now stand for their family")
+    parser.add_argument("--new", action="store_true", help="leave out cells whose rows are kept, run folder or not")
     parser.add_argument("--limit", type=int, help="run at most so many cells that are not finished")
     parser.add_argument("--any-machine", action="store_true", help="finished runs of other devices or threads count")
     parser.add_argument("--overwrite", action="store_true", help="begin every cell anew")
@@ -83,11 +85,11 @@ def run_suite(options: argparse.Namespace) -> int:
     if options.chosen:
         cells = standing(cells, stem)
     if options.list:
-        for cell in cells:
-            print(f"{'finished' if cell.folder.finished else 'open':<9} {cell.name}  {cell.group}: {cell.label}")
+        list_cells(cells, without_rows(cells, stem))
         return 0
     collector = Collector(stem, merged(whole, cells), hide=ROOT)
-    outcomes = work(chosen(cells, options.only), collector, options)
+    cells = chosen(cells, options.only)
+    outcomes = work(without_rows(cells, stem) if options.new else cells, collector, options)
     collector.add_bootstraps()
     if not options.no_report:
         report(path.stem, options)
@@ -116,6 +118,19 @@ def chosen(cells: list[Cell], only: list[str] | None) -> list[Cell]:
     if not found:
         raise UserError(f"--only {' '.join(only)} matches none of the {len(cells)} cells")
     return found
+
+
+def without_rows(cells: list[Cell], stem: Path) -> list[Cell]:
+    """The cells that no row of a finished run with their settings stands for."""
+    known = {(row["cell"], row["config_hash"]) for row in Rows.load(stem).done()}
+    return [cell for cell in cells if (cell.name, cell.experiment.identity()[:16]) not in known]
+
+
+def list_cells(cells: list[Cell], new: list[Cell]) -> None:
+    """Say which cells have a finished run here, which only the rows of one, and which neither."""
+    for cell in cells:
+        state = "finished" if cell.folder.finished else "open" if cell in new else "kept"
+        print(f"{state:<9} {cell.name}  {cell.group}: {cell.label}")
 
 
 def standing(cells: list[Cell], stem: Path) -> list[Cell]:

@@ -9,12 +9,12 @@ Usage, from a folder that holds ``data/yelp18`` and ``data/gowalla``::
     python benchmarks/speed.py --sampler          # what popularity and exclusion add to a draw
     python benchmarks/speed.py --table            # rewrite docs/speed.md from the rows
 
-Every measurement is a process of its own; recbox and the backends take turns (A B A B), and a row is the median of its
-rounds; a first, discarded one lets numba compile. recbox draws an epoch's negatives before the first batch, so its rows
-are timed on a share of the training rows (drawn evenly, at least one of each user, histories whole) and scaled: ``rows``
-says how many were trained, ``full_memory_gb`` what the whole epoch's draw would need. A fast row with less than a whole
-epoch's steps is scaled likewise. The samplers take turns within one process, on the same training rows, and are compared
-round by round.
+Every measurement is a process of its own; recbox and the backends take turns (A B A B), and a row is the median of
+its rounds; a first, discarded one lets numba compile. recbox draws an epoch's negatives before the first batch, so
+its rows are timed on a share of the training rows (drawn evenly, at least one of each user, histories whole) and
+scaled: ``rows`` says how many were trained, ``full_memory_gb`` what the whole epoch's draw would need. A fast row
+with less than a whole epoch's steps is scaled likewise. The samplers take turns within one process, on the same
+training rows, and are compared round by round.
 
 On a GPU ``floor_seconds`` is what an epoch would take if every byte that it cannot avoid moved at the device's own copy
 speed (``copy_gb_per_second``, measured in the same process), and ``floor_share`` that over the epoch's seconds. A share

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
@@ -80,6 +81,22 @@ def test_listing_and_a_limit_of_none_run_nothing(script, home, capsys):
     assert capsys.readouterr().out.count("open") == 2
     assert script.main(["two.yaml", "--limit", "0", *WHERE]) == 0
     assert not list((home / "runs").glob("*/*/result.json")) if (home / "runs").exists() else True
+
+
+def test_new_cells_are_those_without_a_row_whatever_became_of_the_run_folder(script, home, capsys):
+    cells = make_cells(read_suite(home / "two.yaml"), ROOT / "config", Path("runs"))
+    Runner(Path("logs"), isolated=False, say=lambda text: None).run(cells[:1])
+    assert script.main(["two.yaml", "--collect", "--no-report", *WHERE]) == 0
+    shutil.rmtree(home / "runs")
+    capsys.readouterr()
+    assert script.main(["two.yaml", "--list", *WHERE]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["kept", "open"]
+    assert script.main(["two.yaml", "--new", "--no-report", *WHERE]) == 0
+    assert [folder.parent.name for folder in (home / "runs").glob("*/*/result.json")] == [cells[1].folder.path.name]
+    assert [row["state"] for row in Rows.load(home / "results" / "suite_two").cells] == ["done", "done"]
+    (home / "two.yaml").write_text(SUITE.replace("epochs: 3", "epochs: 2"))
+    assert script.main(["two.yaml", "--list", *WHERE]) == 0
+    assert capsys.readouterr().out.count("open") == 2  # rows of other settings stand for nothing
 
 
 def test_more_seeds_of_the_chosen_cells_alone(script, home):
