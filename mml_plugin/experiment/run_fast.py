@@ -109,7 +109,9 @@ def build_model(params: Mapping[str, Any], words: vocabulary.Vocabulary, num_ite
 
         seed_everything(seed=params["seed"])
         inputs = {**params, "gpu": -1, "model_root": "."}
-        model = getattr(model_zoo, params["model"])(feature_map(params, words.specs, num_items), **inputs)
+        features = feature_map(params, words.specs, num_items)
+        with recbox.plugging.without_optimizer():
+            model = getattr(model_zoo, params["model"])(features, **inputs)
     model.count_parameters()
     if params.get("initializer"):
         _initialise(model, INITIALIZERS[params["initializer"]])

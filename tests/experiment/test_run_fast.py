@@ -57,6 +57,16 @@ def test_no_experiment_is_refused(expid):
     assert np.isfinite(list(result["metrics"].values())).all()
 
 
+def test_torchs_compiler_stays_out(home):
+    """It comes with the first optimizer of torch's own: seconds of every start, and 150 MB."""
+    code = "import sys; from mml_plugin.cli import main; main(sys.argv[1:]); assert 'torch._dynamo' not in sys.modules"
+    words = [sys.executable, "-c", code, "train", "--engine", "fast", "--config", str(CONFIG), "--expid", "MF_tiny_mml"]
+    keys = [word for key in (*SMALL, "epochs=1") for word in ("--set", key)]
+    done = subprocess.run([*words, "--runs", "lean", *keys], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(Path("lean").glob("*/*/result.json"))
+
+
 def test_a_run_leaves_everything_and_its_vectors_give_its_metrics(home):
     folder = go(runs="whole", tensorboard=True)
     names = {p.name for p in folder.path.iterdir()}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -86,6 +86,32 @@ def wrap_compile(original: Callable[..., None]) -> Callable[..., None]:
         attach_loss(self, ours)
 
     return compile
+
+
+class NoOptimizer:
+    """In an optimizer's place on a model that is trained from outside recbox."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float) -> None:
+        """Nothing is kept."""
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Nothing is trained."""
+
+
+@contextmanager
+def without_optimizer() -> Iterator[None]:
+    """recbox models that are made in this block get no optimizer.
+
+    The first of torch's in a process imports torch's compiler: seconds and 150 MB.
+    """
+    from recbox.matching.pytorch.models import match_model
+
+    patches = Patches()
+    patches.apply([(match_model, "set_optimizer", lambda name: NoOptimizer)])
+    try:
+        yield
+    finally:
+        patches.undo()
 
 
 def register() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.metadata
 import subprocess
@@ -102,6 +103,18 @@ def test_unknown_names_still_reach_recbox(golden_params, tmp_path):
 def test_recbox_names_mean_recbox_classes(golden_params, tmp_path):
     model, *_ = compiled(golden_params, tmp_path, loss="MSELoss")
     assert type(model.loss_fn).__module__.startswith("recbox.")
+
+
+def test_without_optimizer_a_model_has_the_same_parameters_and_the_next_one_has_an_optimizer(golden_params, tmp_path):
+    models = []
+    for block in (recbox.plugging.without_optimizer, contextlib.nullcontext):
+        with block():
+            models.append(compiled(golden_params, tmp_path)[0])
+    bare, whole = models
+    assert isinstance(bare.optimizer, recbox.plugging.NoOptimizer)
+    assert isinstance(whole.optimizer, torch.optim.Adam)
+    for one, other in zip(bare.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_the_loss_authors_keys_work_and_leave_the_checkpoint_alone(golden_params, tmp_path):
