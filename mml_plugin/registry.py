@@ -130,6 +130,7 @@ SPECS = (
         "1/2 [d_p^2 + 1/N sum_j max(0, m - d_j)^2],  d^2 = max(0, 2-2s)",
         "Chopra et al. 2005; Eq. 1",
         (Parameter("margin", Positive, "a number > 0 (a distance)", 1.0),),
+        (Alias("Contrastive"),),
     ),
     LossSpec(
         "TripletLoss",
@@ -137,6 +138,7 @@ SPECS = (
         "1/N sum_j max(0, d_p^2 - d_j^2 + m),  d^2 = max(0, 2-2s)",
         "FaceNet (Schroff et al. 2015); Eq. 3",
         (Parameter("margin", NotNegative, "a number >= 0 (a difference of squared distances)", 0.2),),
+        (Alias("Triplet"),),
     ),
     LossSpec(
         "InfoNCELoss",

@@ -46,7 +46,7 @@ def train(settings, config_dir: Path | None, thresholds: str | None, **request) 
     from mml_plugin.experiment.run import RunRequest, run
 
     if thresholds is not None:
-        request["thresholds"] = tuple(_number(word) for word in thresholds.split(",") if word.strip())
+        request["thresholds"] = tuple(_number(word) for word in thresholds.split(","))
     run(RunRequest(config_dir=config_dir or settings.default_config, **request))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,14 @@ def table_of(results: Path, folder: RunFolder | None, row: Row) -> Any:
 
 
 def _read(path: Path) -> Any:
+    """The table, or None where there is none, or none that can be read: a comparison less, and the rows stay."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return pq.read_table(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        logging.warning("%s cannot be read and is left out of the comparison over users: %s", path, error)
+        return None

@@ -28,7 +28,11 @@ SHORT = {
     "PairwiseLogisticLoss": "BPR",
     "PairwiseMarginLoss": "hinge",
     "SoftmaxCrossEntropyLoss": "softmax",
+    "SigmoidCrossEntropyLoss": "BCE",
     "MSELoss": "MSE",
+    "InfoNCELoss": "InfoNCE",
+    "ContrastiveLoss": "contrastive",
+    "TripletLoss": "triplet",
 }
 
 
@@ -188,6 +192,9 @@ def make_suite(content: Mapping[str, Any], where: str) -> Suite:
     for engine in [suite.engine, *(entry.engine for entry in suite.experiments if entry.engine)]:
         if engine not in ENGINES:
             raise UserError(f"{where}: engine {engine!r} is unknown; {nearest(engine, ENGINES)}")
+    engines = {entry.engine or suite.engine for entry in suite.entries()}
+    if suite.backend != "auto" and engines == {"recbox"}:
+        raise UserError(f"{where}: backend {suite.backend!r} is of the fast engine, and every run has engine: recbox")
     if not (suite.datasets if suite.kind == "data" else suite.entries()):
         raise UserError(f"{where}: lists nothing to run")
     return suite

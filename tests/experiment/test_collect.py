@@ -158,6 +158,18 @@ def test_rows_bootstrap_the_users_of_the_runs(home):
     assert collector.add_bootstraps().users == rows.users
 
 
+def test_damaged_per_user_metrics_cost_their_comparison_and_nothing_else(home, caplog):
+    cells = cells_of({"expid": "MF_tiny_ccl", "label": "CCL"}, {"expid": "MF_tiny_mml", "label": "MML"}, seeds=[3])
+    collected(cells, "whole")
+    cells[0].folder.per_user.write_bytes(b"PAR1 torn")
+    collector = Collector(Path("torn") / "rows", cells)
+    collector.update([Outcome(cell, DONE) for cell in cells])
+    rows = collector.add_bootstraps()
+    assert [row["state"] for row in rows.cells] == [DONE, DONE]
+    assert not rows.users
+    assert f"{cells[0].folder.per_user} cannot be read and is left out of the comparison over users" in caplog.text
+
+
 @pytest.mark.parametrize("metrics", [["Recall(k=10)"], ["NDCG(k=20)", "Recall(k=10)"]])
 def test_runs_that_measure_something_else_are_reported_too(home, metrics):
     from mml_plugin.report.build import Spec, build

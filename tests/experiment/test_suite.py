@@ -35,6 +35,10 @@ def test_every_committed_suite_is_valid(name, tmp_path):
         ({"experimentz": []}, r"x.yaml: unknown key 'experimentz'; did you mean 'experiments'"),
         ({"experiments": [{"expid": "MF_tiny_mml", "lable": "x"}]}, "'experiments.0.lable'; did you mean 'label'"),
         ({"experiments": ["MF_tiny_mml"], "protocol": "heldout"}, "'heldout' is unknown; did you mean 'held-out'"),
+        (
+            {"experiments": ["MF_tiny_mml"], "engine": "recbox", "backend": "numba"},
+            "backend 'numba' is of the fast engine, and every run has engine: recbox",
+        ),
         ({"experiments": ["MF_tiny_mml"], "engine": "fst"}, r"engine 'fst' is unknown; did you mean 'fast'"),
         ({"experiments": []}, r"x.yaml: lists nothing to run"),
         ({"experiments": ["MF_tiny_mml"], "seeds": [-1]}, r"x.yaml: seeds.0: "),
