@@ -23,19 +23,25 @@ def are_whole_numbers(ids: np.ndarray) -> bool:
     return all(_WHOLE_NUMBER.fullmatch(text) for text in ids.tolist())
 
 
-def check_ids(sides: Iterable[tuple[str, np.ndarray]]) -> None:
+def check_ids(sides: Iterable[tuple[str, np.ndarray]], where: str = "") -> None:
     """Refuse ids that the CSV layout cannot carry.
 
     Args:
         sides: what the ids are of (``user``, ``item``), and the ids.
+        where: the folder whose ``users.txt`` and ``items.txt`` they are from, for the message.
 
     Raises:
         UserError: for an empty or blank id (pandas skips a blank line), one with a comma, a quote, ``^`` or a
             control character, and for a word such as ``NA``: recbox would train it as out of vocabulary.
     """
     for kind, ids in sides:
+        place = f"{where}/{kind}s.txt: " if where else ""
         for text in ids.tolist():
             if not text.strip(" ") or any(c in ',"^' or c < " " for c in text):
-                raise UserError(f'{kind} id {text!r} cannot be used: ids must not be blank nor hold , " ^ or controls')
+                raise UserError(
+                    f'{place}{kind} id {text!r} cannot be used: ids must not be blank nor hold , " ^ or controls'
+                )
             if text in MISSING:
-                raise UserError(f"{kind} id {text!r} cannot be used: pandas reads it as a missing cell; rename it")
+                raise UserError(
+                    f"{place}{kind} id {text!r} cannot be used: pandas reads it as a missing cell; rename it"
+                )

@@ -9,8 +9,7 @@ import numpy as np
 
 from mml_plugin.data.catalog import KNOWN
 from mml_plugin.data.ids import are_whole_numbers
-from mml_plugin.data.interactions import Interactions, find_text, from_lines
-from mml_plugin.data.lightgcn import read_lines
+from mml_plugin.data.interactions import Interactions, find_text, load_text
 from mml_plugin.data.store import folder_of, store
 from mml_plugin.errors import UserError
 from mml_plugin.files import checksum
@@ -18,6 +17,9 @@ from mml_plugin.files import checksum
 
 def import_dataset(name: str, source: Path, root: Path, drop_cold_users: bool = False, overwrite: bool = False) -> Path:
     """Import ``train.txt`` and ``test.txt`` (plain or ``.gz``) as data set ``name``.
+
+    Where ``users.txt`` and ``items.txt`` stand beside them, the numbers are those files' lines, as :func:`import_csv`
+    writes them.
 
     A known data set must be the published one: its md5, or the same interactions in another order (noted, because
     runs on another order are not seed-equal).
@@ -36,7 +38,7 @@ def import_dataset(name: str, source: Path, root: Path, drop_cold_users: bool = 
     if not source.is_dir():
         raise UserError(f"--from {source}: there is no such folder")
     train, test = (find_text(source, split) for split in ("train", "test"))
-    data = from_lines(read_lines(train), read_lines(test))
+    data = load_text(source)
     notes = [*_identity_notes(name, data, {"train.txt": train, "test.txt": test})]
     data, dropped = without_cold_users(data, drop_cold_users, str(test))
     notes += dropped + _test_only_notes(data)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mml_plugin.data.ids import check_ids
 from mml_plugin.data.lightgcn import Lines, read_lines
 from mml_plugin.errors import UserError
 
@@ -122,13 +123,22 @@ def load(folder: Path) -> Interactions:
     """
     folder = Path(folder)
     if (folder / "train.txt").is_file() or (folder / "train.txt.gz").is_file():
-        train, test = (read_lines(find_text(folder, name)) for name in ("train", "test"))
-        users, items = (_read_ids(folder / name) for name in ("users.txt", "items.txt"))
-        _check_ids_cover(folder, {"train": train, "test": test}, users, items)
-        return from_lines(train, test, users, items)
+        return load_text(folder)
     if (folder / "train.csv").is_file():
         return _load_csv(folder)
     raise UserError(f"{folder} holds no data set: neither train.txt nor train.csv is there")
+
+
+def load_text(folder: Path) -> Interactions:
+    """Read ``train.txt`` and ``test.txt`` (plain or ``.gz``), and ``users.txt`` and ``items.txt`` where the ids stand there.
+
+    Raises:
+        UserError: when a file is missing or malformed, and for ids that no data set may have.
+    """
+    train, test = (read_lines(find_text(folder, name)) for name in ("train", "test"))
+    users, items = (_read_ids(folder / name) for name in ("users.txt", "items.txt"))
+    _check_ids_cover(folder, {"train": train, "test": test}, users, items)
+    return from_lines(train, test, users, items)
 
 
 def _check_ids_cover(
@@ -140,6 +150,7 @@ def _check_ids_cover(
     if users is None or items is None:
         missing, other = ("users", "items") if users is None else ("items", "users")
         raise UserError(f"{folder / f'{other}.txt'} needs {missing}.txt beside it: both hold original ids, or neither")
+    check_ids([("user", users), ("item", items)], str(folder))
     for ids, kind in ((users, "user"), (items, "item")):
         values, counts = np.unique(ids, return_counts=True)
         if len(values) < len(ids):

@@ -444,5 +444,33 @@ def test_original_ids_stand_once_and_for_both_sides(tmp_path):
     assert pairs == {("anna", "bread")}
 
 
+def test_importing_a_folder_brings_its_original_ids(tmp_path):
+    pairs = [("anna", "tea"), ("anna", "warm milk"), ("bob", "bread"), ("01", "tea")]
+    train = pairs_csv(tmp_path / "a.csv", pairs)
+    test = pairs_csv(tmp_path / "b.csv", [("anna", "bread"), ("01", "bread")])
+    first = import_csv("first", train, test, tmp_path)
+    again = import_dataset("again", first, tmp_path)
+    assert same(load(again), load(first))
+    for name in ("train.txt", "test.txt", "users.txt", "items.txt", "train.csv", "item_corpus.csv"):
+        assert (again / name).read_bytes() == (first / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "says"),
+    [
+        ("anna\nNA\n", "tea\nmilk\nbread\n", r"d/users.txt: user id 'NA' cannot be used: pandas reads it as a missing"),
+        ("anna\nbob\n", "tea\n\nbread\n", r"d/items.txt: item id '' cannot be used: ids must not be blank"),
+        ("anna\nb^b\n", "tea\nmilk\nbread\n", r"d/users.txt: user id 'b\^b' cannot be used"),
+    ],
+)
+def test_text_files_hold_no_ids_that_recboxs_csv_files_could_not(tmp_path, users, items, says):
+    folder = text(tmp_path / "d", "train.txt", "0 0 1\n1 2\n").parent
+    text(folder, "test.txt", "0 2\n")
+    (folder / "users.txt").write_bytes(users.encode())
+    (folder / "items.txt").write_bytes(items.encode())
+    with pytest.raises(UserError, match=says):
+        load(folder)
+
+
 def test_every_word_for_a_missing_cell_is_known():
     assert STR_NA_VALUES - {""} == ids.MISSING
