@@ -130,7 +130,7 @@ def load(folder: Path) -> Interactions:
 
 
 def load_text(folder: Path) -> Interactions:
-    """Read ``train.txt`` and ``test.txt`` (plain or ``.gz``), and ``users.txt`` and ``items.txt`` where the ids stand there.
+    """Read ``train.txt`` and ``test.txt`` (plain or ``.gz``), with the ids of ``users.txt`` and ``items.txt`` if there.
 
     Raises:
         UserError: when a file is missing or malformed, and for ids that no data set may have.
