@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -38,6 +39,12 @@ class ItemLists:
         offset = torch.arange(len(row), device=users.device) - (lengths.cumsum(0) - lengths)[row]
         return row, self.items[self.indptr[users][row] + offset]
 
+    @cached_property
+    def ascending(self) -> Tensor:
+        """``items`` with each user's in ascending order."""
+        width = int(self.items.max()) + 1 if len(self.items) else 1
+        return self.codes(width) % width
+
     def codes(self, num_items: int) -> Tensor:
         """``user * num_items + item`` of every entry, ascending."""
         users = torch.repeat_interleave(
@@ -70,6 +77,13 @@ def top_items(
         candidates. A score of NaN is no candidate.
     """
     rows = torch.arange(len(user_vecs), device=user_vecs.device) if users is None else users
+    return backend.top_items(user_vecs, item_vecs, k, rows, exclude)
+
+
+def top_by_blocks(
+    user_vecs: Tensor, item_vecs: Tensor, k: int, backend: Backend, rows: Tensor, exclude: tuple[ItemLists, ...]
+) -> Tensor:
+    """:func:`top_items`, all items of some users at once: for devices that are only busy with large blocks."""
     found = torch.full((len(user_vecs), k), -1, dtype=torch.int64, device=user_vecs.device)
     users_at_once, floats = (GPU_BLOCK_USERS, GPU_BLOCK_FLOATS) if user_vecs.is_cuda else (BLOCK_USERS, BLOCK_FLOATS)
     size = max(1, min(users_at_once, floats // max(len(item_vecs), 1)))

@@ -55,6 +55,8 @@ def test_top_items_by_brute_force(data):
 @pytest.mark.parametrize("name", NAMES)
 def test_masking_and_blocks(name, monkeypatch):
     monkeypatch.setattr("mml_plugin.engine.ranking.BLOCK_FLOATS", 100)
+    monkeypatch.setattr("mml_plugin.engine.backends.numba_cpu.TILE_USERS", 7)
+    monkeypatch.setattr("mml_plugin.engine.backends.numba_cpu.TILE_ITEMS", 4)
     generator = torch.Generator().manual_seed(0)
     user, item = torch.randn(40, 5, generator=generator), torch.randn(30, 5, generator=generator)
     rows = torch.randperm(40, generator=generator)[:25]

@@ -5,10 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from mml_plugin.engine.ranking import ItemLists
 
 # F.normalize divides by at least this.
 NORM_FLOOR = 1e-12
@@ -224,6 +228,14 @@ class Backend(ABC):
         from mml_plugin.engine.sampler import shuffled
 
         return shuffled(count, seed, epoch, device)
+
+    def top_items(
+        self, user_vecs: Tensor, item_vecs: Tensor, k: int, rows: Tensor, exclude: tuple[ItemLists, ...]
+    ) -> Tensor:
+        """As ``ranking.top_items`` says; ``rows[U]`` are the vectors' user rows."""
+        from mml_plugin.engine.ranking import top_by_blocks
+
+        return top_by_blocks(user_vecs, item_vecs, k, self, rows, exclude)
 
     def top(self, scores: Tensor, k: int) -> Tensor:
         """The k best columns of each row, as ``ranking.stable_top`` defines them."""

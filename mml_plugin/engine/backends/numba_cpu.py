@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
@@ -16,11 +16,16 @@ from mml_plugin.engine.backends import numba_kernels as kernels
 from mml_plugin.engine.backends.base import AdamConstants, Backend, PlainUsers, Positives, TableState
 from mml_plugin.engine.backends.numba_attention import Attention
 
+if TYPE_CHECKING:
+    from mml_plugin.engine.ranking import ItemLists
+
 NOTHING = {dtype: np.empty(0, dtype) for dtype in (np.float32, np.float64)}
 NO_POSITIVES = (np.empty(0, np.int64), np.empty(0, np.int32))
 NO_BOUNDS = (np.empty(0, np.uint64), np.empty(0, np.int64))
 # With a smaller share of non-zero gradients than this, sorting them by item costs more than it saves.
 SPARSE = 0.1
+# A tile of scores is a megabyte: written and read again, it should not go to memory in between.
+TILE_USERS, TILE_ITEMS = 512, 512
 
 
 class Engine(Backend):
@@ -210,10 +215,42 @@ class Engine(Backend):
         )  # fmt: skip
         return [float(rows.sum(dtype=np.float64)) for rows in norms]
 
+    def top_items(
+        self, user_vecs: Tensor, item_vecs: Tensor, k: int, rows: Tensor, exclude: tuple[ItemLists, ...]
+    ) -> Tensor:
+        hidden = [(lists.indptr.numpy(), lists.ascending.numpy()) for lists in exclude]
+        room = torch.empty(TILE_USERS * TILE_ITEMS, dtype=user_vecs.dtype)
+        found = np.empty((len(user_vecs), k), np.int64)
+        for begin in range(0, len(user_vecs), TILE_USERS):
+            part = slice(begin, begin + TILE_USERS)
+            found[part] = self._top_by_tiles(user_vecs[part], item_vecs, k, rows[part].numpy(), hidden, room)
+        return torch.from_numpy(found)
+
+    def _top_by_tiles(
+        self,
+        user_vecs: Tensor,
+        item_vecs: Tensor,
+        k: int,
+        rows: np.ndarray,
+        hidden: Sequence[tuple[np.ndarray, np.ndarray]],
+        room: Tensor,
+    ) -> np.ndarray:
+        """The best items of a few users, so few items at a time that the scores stay in a core's own cache."""
+        values, columns = _nothing_best(len(rows), k, room.numpy().dtype)
+        places = [indptr[rows] for indptr, _ in hidden]
+        for begin in range(0, len(item_vecs), TILE_ITEMS):
+            items = item_vecs[begin : begin + TILE_ITEMS]
+            out = room[: len(rows) * len(items)].view(len(rows), len(items))
+            scores = torch.mm(user_vecs, items.t(), out=out).numpy()
+            for (indptr, listed), at in zip(hidden, places):
+                kernels.hide(scores, begin, rows, indptr, listed, at)
+            kernels.top(scores, begin, values, columns)
+        return columns
+
     def top(self, scores: Tensor, k: int) -> Tensor:
-        out = torch.empty(len(scores), k, dtype=torch.int64)
-        kernels.top(scores.numpy(), out.numpy())
-        return out
+        values, columns = _nothing_best(len(scores), k, scores.numpy().dtype)
+        kernels.top(scores.numpy(), 0, values, columns)
+        return torch.from_numpy(columns)
 
     def inverse_norms(self, state: TableState) -> Tensor:
         norms = state.squared_norms.numpy()
@@ -227,6 +264,11 @@ class Engine(Backend):
         kernels.bands(y.numpy(), grad.numpy(), thresholds.numpy(), part_counts, part_sums)
         counts += torch.from_numpy(part_counts.sum(0))
         sums += torch.from_numpy(part_sums.sum(0))
+
+
+def _nothing_best(rows: int, k: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and columns of the best where nothing was looked at yet."""
+    return np.full((rows, k), -np.inf, dtype), np.full((rows, k), -1, np.int64)
 
 
 def _types(states: Sequence[TableState]) -> tuple[Any, Callable[[str], tuple[np.ndarray, ...]]]:

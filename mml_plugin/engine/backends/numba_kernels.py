@@ -468,22 +468,31 @@ def bands(y, grad, thresholds, counts, sums):
 
 
 @njit(parallel=True, cache=True)
-def top(scores, out):
-    """out[r] = columns of the largest scores of row r, equal ones by lowest column, -1 where none is left."""
-    k = out.shape[1]
+def hide(scores, begin, rows, indptr, items, at):
+    """Minus infinity where a column, counted from ``begin``, is in the row's ascending list, from ``at[r]`` on."""
+    end = begin + scores.shape[1]
     for r in prange(scores.shape[0]):
-        values = np.full(k, -np.inf, scores.dtype)
-        columns = np.full(k, -1, np.int64)
-        row = scores[r]
+        place, last = at[r], indptr[rows[r] + 1]
+        while place < last and items[place] < end:
+            scores[r, items[place] - begin] = -np.inf
+            place += 1
+        at[r] = place
+
+
+@njit(parallel=True, cache=True)
+def top(scores, begin, values, columns):
+    """Merge columns, counted from ``begin``, into each row's best, largest first, equal ones by lowest column."""
+    k = values.shape[1]
+    for r in prange(scores.shape[0]):
+        best, places, row = values[r], columns[r], scores[r]
         for c in range(row.shape[0]):
             s = row[c]
             # NaN and minus infinity are above nothing, and a later equal score does not enter.
-            if s > values[k - 1]:
+            if s > best[k - 1]:
                 p = k - 1
-                while p > 0 and values[p - 1] < s:
-                    values[p] = values[p - 1]
-                    columns[p] = columns[p - 1]
+                while p > 0 and best[p - 1] < s:
+                    best[p] = best[p - 1]
+                    places[p] = places[p - 1]
                     p -= 1
-                values[p] = s
-                columns[p] = c
-        out[r] = columns
+                best[p] = s
+                places[p] = begin + c
