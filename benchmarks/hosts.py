@@ -129,7 +129,7 @@ def check_recbole(log: Log, source: Path) -> None:
     for line in block[1].strip().splitlines():
         log.run(["bash", "-c", line], source)
     python = source / ".venv-recbole" / "bin" / "python"
-    log.run(["bash", "-c", ".venv-recbole/bin/pip install --quiet pytest"], source)
+    log.run(["bash", "-c", ".venv-recbole/bin/pip install --quiet pytest hypothesis"], source)
     show = (
         "import importlib.metadata as m, sys; print('Python', sys.version.split()[0], *(f'{n} {m.version(n)}' for n in "
         "('torch', 'numpy', 'pandas', 'recbole', 'ray', 'pydantic', 'mml_plugin')))"

@@ -16,7 +16,7 @@ from pathlib import Path
 from mml_plugin.devices import resolve_device
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.cells import DONE, MISSING, Matcher, Outcome, Runner
-from mml_plugin.experiment.collect import Collector, slim
+from mml_plugin.experiment.collect import OUTDATED, Collector, description, slim
 from mml_plugin.experiment.suite import Cell, Suite, make_cells, read_suite
 from mml_plugin.report.comparison import groups_of
 from mml_plugin.report.needs import check_installed
@@ -121,9 +121,12 @@ def chosen(cells: list[Cell], only: list[str] | None) -> list[Cell]:
 
 
 def without_rows(cells: list[Cell], stem: Path) -> list[Cell]:
-    """The cells that no row of a finished run with their settings stands for."""
-    known = {(row["cell"], row["config_hash"]) for row in Rows.load(stem).done()}
-    return [cell for cell in cells if (cell.name, cell.experiment.identity()[:16]) not in known]
+    """The cells that no row of a finished run with their settings and thresholds stands for."""
+    keys = ("cell", "config_hash", "suite_thresholds")
+    # A row that was outdated under other settings stands for its cell again once the suite has its settings.
+    kept = [row for row in Rows.load(stem).cells if row["state"] in (DONE, OUTDATED)]
+    known = {tuple(row.get(key, "") for key in keys) for row in kept}
+    return [cell for cell in cells if tuple(description(cell)[key] for key in keys) not in known]
 
 
 def list_cells(cells: list[Cell], new: list[Cell]) -> None:

@@ -46,7 +46,8 @@ def train(settings, config_dir: Path | None, thresholds: str | None, **request) 
     from mml_plugin.experiment.run import RunRequest, run
 
     if thresholds is not None:
-        request["thresholds"] = tuple(_number(word) for word in thresholds.split(","))
+        # An empty text is none: losses without margins are compared so.
+        request["thresholds"] = tuple(_number(word) for word in thresholds.split(",")) if thresholds else ()
     run(RunRequest(config_dir=config_dir or settings.default_config, **request))
 
 

@@ -34,6 +34,8 @@ def statistics(data: Interactions) -> dict[str, float]:
     )
     total = len(data.train_items) + len(data.test_items)
     per_user = np.diff(data.train_indptr)
+    trained, tested = np.unique(data.train_items), np.unique(data.test_items)
+    only_tested = len(np.setdiff1d(tested, trained, assume_unique=True))
     return {
         "users": data.num_users,
         "items": data.num_items,
@@ -47,7 +49,8 @@ def statistics(data: Interactions) -> dict[str, float]:
         "duplicates in test": len(data.test_items) - len(test),
         "in train and test": len(np.intersect1d(train, test, assume_unique=True)),
         "users in test only": int(((per_user == 0) & (np.diff(data.test_indptr) > 0)).sum()),
-        "items in test only": data.num_items - len(np.unique(data.train_items)),
+        "items in test only": only_tested,
+        "items in neither": data.num_items - len(trained) - only_tested,
     }
 
 

@@ -171,8 +171,14 @@ def find_text(folder: Path, name: str) -> Path:
 
 
 def _read_ids(path: Path) -> np.ndarray | None:
+    if not path.is_file():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {path}: it is not UTF-8 ({error.reason} at byte {error.start})") from None
     # Not splitlines(): an id may hold U+2028 and the like, which it takes for line ends.
-    return np.array(path.read_text(encoding="utf-8").removesuffix("\n").split("\n")) if path.is_file() else None
+    return np.array(text.removesuffix("\n").split("\n"))
 
 
 def _load_csv(folder: Path) -> Interactions:

@@ -77,6 +77,8 @@ def top_items(
         candidates. A score of NaN is no candidate.
     """
     rows = torch.arange(len(user_vecs), device=user_vecs.device) if users is None else users
+    if k < 1:
+        return rows.new_empty((len(user_vecs), 0), dtype=torch.int64)
     return backend.top_items(user_vecs, item_vecs, k, rows, exclude)
 
 

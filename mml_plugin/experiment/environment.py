@@ -49,7 +49,7 @@ def processor(told: Path = Path("/proc/cpuinfo")) -> str:
     except OSError:
         return platform.processor() or platform.machine()
     facts = {key.strip(): value.strip() for key, value in reversed(pairs)}
-    name = facts.get("model name", platform.machine())
+    name = facts.get("model name") or platform.machine()
     if any(c.isdigit() for c in name) or not {"cpu family", "model"} <= facts.keys():
         return name
     return f"{name} (family {facts['cpu family']}, model {facts['model']})"

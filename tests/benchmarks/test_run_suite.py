@@ -97,6 +97,14 @@ def test_new_cells_are_those_without_a_row_whatever_became_of_the_run_folder(scr
     (home / "two.yaml").write_text(SUITE.replace("epochs: 3", "epochs: 2"))
     assert script.main(["two.yaml", "--list", *WHERE]) == 0
     assert capsys.readouterr().out.count("open") == 2  # rows of other settings stand for nothing
+    assert script.main(["two.yaml", "--collect", "--no-report", *WHERE]) == 0
+    (home / "two.yaml").write_text(SUITE)
+    capsys.readouterr()
+    assert script.main(["two.yaml", "--list", *WHERE]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["kept", "finished"]
+    (home / "two.yaml").write_text(f"thresholds: [0.5, 0.7]{SUITE}")
+    assert script.main(["two.yaml", "--list", *WHERE]) == 0
+    assert "kept" not in capsys.readouterr().out
 
 
 def test_more_seeds_of_the_chosen_cells_alone(script, home):

@@ -1,15 +1,34 @@
-"""``mml train``: what is refused before anything is read or written."""
+"""``mml train``: what is refused before anything is read or written, and the words that a suite runs its cells with."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from mml_plugin.cli import main
+from mml_plugin.experiment import run as runs
+from mml_plugin.experiment.cells import train_words
+from mml_plugin.experiment.run import RunRequest
 
 
-@pytest.mark.parametrize("text", ["", ",", "0.6,", "0.6;0.9", "high"])
+@pytest.mark.parametrize("text", [",", "0.6,", " ", "0.6;0.9", "high"])
 def test_thresholds_are_numbers_with_commas_between(text, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--expid", "MF_tiny_mml", "--engine", "fast", "--thresholds", text]) == 2
     assert "is no number; write numbers with commas between: 0.6,0.9" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("thresholds", [None, (), (0.5,), (-0.25, 0.6, 0.9)])
+@pytest.mark.parametrize("more", [{}, {"protocol": "held-out", "valid_share": 0.25, "seed": 7}, {"backend": "torch"}])
+def test_a_cells_words_ask_for_the_cell(thresholds, more, tmp_path, monkeypatch):
+    asked = RunRequest(
+        "MF_tiny_bpr", Path("config"), engine="fast", thresholds=thresholds, runs_dir=Path("some runs"),
+        overrides=("epochs=2", "metrics=[Recall(k=10)]"), max_batches=3, **more,
+    )  # fmt: skip
+    heard = []
+    monkeypatch.setattr(runs, "run", heard.append)
+    monkeypatch.chdir(tmp_path)
+    assert main(train_words(asked)) == 0
+    assert heard == [asked]

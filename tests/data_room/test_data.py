@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -337,6 +338,7 @@ def test_statistics_by_hand(tmp_path):
         "users": 3, "items": 4, "interactions": 7, "train": 4, "test": 3, "density": round(7 / 12, 5),
         "fewest training items of a user": 0, "most training items of a user": 3, "duplicates in train": 1,
         "duplicates in test": 0, "in train and test": 1, "users in test only": 1, "items in test only": 1,
+        "items in neither": 0,
     }  # fmt: skip
     with pytest.raises(UserError, match="there is no data set 'none'"):
         check("none", tmp_path)
@@ -453,6 +455,44 @@ def test_importing_a_folder_brings_its_original_ids(tmp_path):
     assert same(load(again), load(first))
     for name in ("train.txt", "test.txt", "users.txt", "items.txt", "train.csv", "item_corpus.csv"):
         assert (again / name).read_bytes() == (first / name).read_bytes()
+
+
+def test_items_in_neither_split_are_told_apart(tmp_path):
+    source = text(tmp_path / "s", "train.txt", "0 0 1\n1 1\n").parent
+    text(source, "test.txt", "0 2\n2 3\n")
+    text(source, "users.txt", "anna\nbob\ncold\n")
+    text(source, "items.txt", "tea\nmilk\nbread\nrice\nsalt\n")
+    folder = import_dataset("mine", source, tmp_path, drop_cold_users=True)
+    assert json.loads((folder / "dataset.json").read_text())["notes"] == [
+        "1 test users without training history were left out",
+        "1 items that only such users have were left out",
+        "1 items occur in test only: they share one embedding (OOV), as recbox has it",
+        "1 items of items.txt occur in neither split: they share one embedding (OOV), as recbox has it",
+    ]
+    assert load(folder).item_ids.tolist() == ["tea", "milk", "bread", "salt"]
+    assert {line.what: line.found for line in check("mine", tmp_path)}["items in neither"] == 1
+
+
+def test_a_known_sets_numbers_with_other_ids_are_not_that_set(tmp_path, monkeypatch):
+    source = text(tmp_path / "s", "train.txt", "0 0 1\n1 1\n").parent
+    text(source, "test.txt", "0 2\n")
+    sums = {name: hashlib.md5((source / name).read_bytes()).hexdigest() for name in ("train.txt", "test.txt")}
+    known = catalog.KnownDataset("yelp18", "", sums, load(source).fingerprint, {})
+    monkeypatch.setitem(catalog.KNOWN, "yelp18", known)
+    import_dataset("yelp18", source, tmp_path / "a")
+    text(source, "users.txt", "0\n1\n")
+    text(source, "items.txt", "0\n1\n2\n3\n")
+    with pytest.raises(UserError, match="does not hold yelp18"):
+        import_dataset("yelp18", source, tmp_path / "b")
+
+
+def test_ids_that_are_not_utf8_are_told(tmp_path):
+    folder = text(tmp_path / "d", "train.txt", "0 0\n").parent
+    text(folder, "test.txt", "0 1\n")
+    (folder / "users.txt").write_bytes(b"\xe9\n")
+    text(folder, "items.txt", "tea\nmilk\n")
+    with pytest.raises(UserError, match=r"users\.txt: it is not UTF-8"):
+        load(folder)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,27 @@ def test_masking_and_blocks(name, monkeypatch):
     assert top.tolist() == brute_force(user[rows] @ item.T, masked, 8)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("items", [64, 511, 512, 513, 1027])
+def test_equal_items_come_in_the_order_of_their_rows(name, items):
+    """A product with few columns may have other last bits than one with many, even where the columns are the same."""
+    generator = torch.Generator().manual_seed(items)
+    user, item = torch.randn(90, 64, generator=generator), torch.randn(1, 64, generator=generator).repeat(items, 1)
+    top = top_items(user, item, 3, backends.select(name, CPU), None, (item_lists([[0]] * 90),))
+
+    assert top.tolist() == [[1, 2, 3]] * 90
+
+
+def test_corners_of_the_tiles():
+    backend = backends.select("numba", CPU)
+    user, item = torch.randn(5, 4), torch.randn(600, 4)
+    assert top_items(user, item, 0, backend).shape == (5, 0)
+    assert top_items(user[:0], item, 3, backend).shape == (0, 3)
+    assert top_items(user, item[:0], 3, backend).tolist() == [[-1] * 3] * 5
+    with pytest.raises(IndexError, match="a user row is outside the lists"):
+        top_items(user, item, 3, backend, torch.tensor([0, 1, 2, 3, 5]), (item_lists([[]] * 5),))
+
+
 LABELS = [f"{kind}(k={k})" for kind in allowed.METRICS for k in (1, 5, 20)]
 
 

@@ -219,6 +219,8 @@ class Engine(Backend):
         self, user_vecs: Tensor, item_vecs: Tensor, k: int, rows: Tensor, exclude: tuple[ItemLists, ...]
     ) -> Tensor:
         hidden = [(lists.indptr.numpy(), lists.ascending.numpy()) for lists in exclude]
+        if len(rows) and not all(rows.min() >= 0 and rows.max() < len(indptr) - 1 for indptr, _ in hidden):
+            raise IndexError("a user row is outside the lists of items to leave out")
         room = torch.empty(TILE_USERS * TILE_ITEMS, dtype=user_vecs.dtype)
         found = np.empty((len(user_vecs), k), np.int64)
         for begin in range(0, len(user_vecs), TILE_USERS):
@@ -238,18 +240,21 @@ class Engine(Backend):
         """The best items of a few users, so few items at a time that the scores stay in a core's own cache."""
         values, columns = _nothing_best(len(rows), k, room.numpy().dtype)
         places = [indptr[rows] for indptr, _ in hidden]
-        for begin in range(0, len(item_vecs), TILE_ITEMS):
-            items = item_vecs[begin : begin + TILE_ITEMS]
-            out = room[: len(rows) * len(items)].view(len(rows), len(items))
-            scores = torch.mm(user_vecs, items.t(), out=out).numpy()
+        width = min(TILE_ITEMS, len(item_vecs))
+        out = room[: len(rows) * width].view(len(rows), width)
+        for first in range(0, len(item_vecs), TILE_ITEMS):
+            # All tiles are of one width, the last one overlaps: a BLAS gives narrow products other last bits, and equal
+            # items would no longer have equal scores.
+            begin = min(first, len(item_vecs) - width)
+            scores = torch.mm(user_vecs, item_vecs[begin : begin + width].t(), out=out).numpy()
             for (indptr, listed), at in zip(hidden, places):
                 kernels.hide(scores, begin, rows, indptr, listed, at)
-            kernels.top(scores, begin, values, columns)
+            kernels.top(scores, begin, first - begin, values, columns)
         return columns
 
     def top(self, scores: Tensor, k: int) -> Tensor:
         values, columns = _nothing_best(len(scores), k, scores.numpy().dtype)
-        kernels.top(scores.numpy(), 0, values, columns)
+        kernels.top(scores.numpy(), 0, 0, values, columns)
         return torch.from_numpy(columns)
 
     def inverse_norms(self, state: TableState) -> Tensor:

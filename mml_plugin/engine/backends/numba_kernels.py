@@ -480,12 +480,15 @@ def hide(scores, begin, rows, indptr, items, at):
 
 
 @njit(parallel=True, cache=True)
-def top(scores, begin, values, columns):
-    """Merge columns, counted from ``begin``, into each row's best, largest first, equal ones by lowest column."""
+def top(scores, begin, seen, values, columns):
+    """Merge columns, counted from ``begin``, into each row's best, largest first, equal ones by lowest column.
+
+    The first ``seen`` of them are in it already.
+    """
     k = values.shape[1]
     for r in prange(scores.shape[0]):
         best, places, row = values[r], columns[r], scores[r]
-        for c in range(row.shape[0]):
+        for c in range(seen, row.shape[0]):
             s = row[c]
             # NaN and minus infinity are above nothing, and a later equal score does not enter.
             if s > best[k - 1]:

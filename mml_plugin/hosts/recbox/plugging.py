@@ -104,6 +104,7 @@ def without_optimizer() -> Iterator[None]:
 
     The first of torch's in a process imports torch's compiler: seconds and 150 MB.
     """
+    shims.import_recbox()
     from recbox.matching.pytorch.models import match_model
 
     patches = Patches()
