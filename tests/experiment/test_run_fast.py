@@ -182,9 +182,8 @@ def test_resume_refuses_other_conditions():
 def test_early_stopping_equals_the_same_run_cut_short():
     more = ("epochs=30", "learning_rate=0.05", "reduce_lr_on_plateau=False")
     stopped = go(runs="early", more=(*more, "patience=2")).read_result()
-    whole = pd.read_csv(go(runs="late", more=(*more, "patience=200")).history, float_precision="round_trip")[
-        "Recall(k=20)"
-    ].tolist()
+    history = go(runs="late", more=(*more, "patience=200")).history
+    whole = pd.read_csv(history, float_precision="round_trip")["Recall(k=20)"].tolist()
     best, best_epoch, stops = -np.inf, 0, 0
     for epoch, value in enumerate(whole, 1):
         if value < best + 1e-6:
