@@ -74,7 +74,6 @@ def test_equal_items_come_in_the_order_of_their_rows(name, items):
     generator = torch.Generator().manual_seed(items)
     user, item = torch.randn(90, 64, generator=generator), torch.randn(1, 64, generator=generator).repeat(items, 1)
     top = top_items(user, item, 3, backends.select(name, CPU), None, (item_lists([[0]] * 90),))
-
     assert top.tolist() == [[1, 2, 3]] * 90
 
 
