@@ -333,9 +333,8 @@ def run_case(name: str, case: Case, device: str, rounds: int, only: set[str]) ->
             jobs[backend] = {**base, "engine": "fast", "backend": backend, "steps": steps}
     found: dict[str, list[dict[str, Any]]] = {key: [] for key in jobs}
     if "numba" in jobs:
-        measure(
-            jobs["numba"]
-        )  # compiles what is not on disk yet; some kernels are met only once most negatives are easy
+        # Compiles what is not on disk yet; some kernels are met only once most negatives are easy.
+        measure(jobs["numba"])
         print(f"  {name} numba: compiled", flush=True)
     for turn in range(rounds):
         for key, job in jobs.items():
