@@ -377,7 +377,9 @@ def test_ctrl_c_and_kill_leave_a_run_that_goes_on(home):
         epochs.append(finished_epochs())
     assert epochs == sorted(set(epochs))
     history = pd.read_csv(next(Path("killed/MF_tiny_mml").glob("*/history.csv")))
-    assert history["epoch"].tolist() == list(range(1, epochs[-1] + 1))
+    # The row is written first: stopped before the checkpoint, the next run drops it.
+    assert len(history) - epochs[-1] in (0, 1)
+    assert history["epoch"].tolist() == list(range(1, len(history) + 1))
 
 
 def finished_epochs():
