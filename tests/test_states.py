@@ -43,7 +43,7 @@ except UserError as error:
 
 
 def test_what_is_no_error_of_the_system_is_raised_as_it_is(tmp_path):
-    with pytest.raises(Exception, match="pickle|local object"):
+    with pytest.raises(Exception, match=r"pickle|local object"):
         write_state(tmp_path / "state.pt", {"version": 1, "f": lambda: 0})
     assert not list(tmp_path.iterdir())
 
