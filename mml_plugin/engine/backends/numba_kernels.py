@@ -9,17 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from mml_plugin.engine import philox
 from mml_plugin.engine.backends.base import NORM_FLOOR
 from mml_plugin.engine.backends.numba_prefetch import prefetch_row
 
-A, B = np.uint64(philox.MULTIPLIER_A), np.uint64(philox.MULTIPLIER_B)
-WA, WB = np.uint64(philox.WEYL_A), np.uint64(philox.WEYL_B)
-MASK, HALF, ONE = np.uint64(philox.MASK), np.uint64(32), np.uint64(1)
-# A word's lower digits, which the guide to cumulative bounds leaves to a search.
-GUIDED = np.uint64(16)
-# So many places for a user's items that one draw in 32 is looked for in its list; they fit a core's own cache.
-PLACES_PER_ITEM, MOST_PLACES = 32, 1 << 17
 # Reassociated sums let the compiler use vector registers; NaN and infinity keep their meaning. Only for the two sums
 # below: numba optimises once more what it stores on disk, and where the compiler is free to choose between roundings,
 # the process that compiles gets other bits than those that load.
@@ -57,126 +49,6 @@ def total(row):
     for d in range(row.shape[0]):
         found += row[d]
     return found
-
-
-@njit(inline="always")
-def _philox(c0, c1, c2, c3, k0, k1):
-    for _ in range(philox.ROUNDS):
-        a, b = c0 * A, c2 * B
-        c0, c1, c2, c3 = (b >> HALF) ^ c1 ^ k0, b & MASK, (a >> HALF) ^ c3 ^ k1, a & MASK
-        k0, k1 = (k0 + WA) & MASK, (k1 + WB) & MASK
-    return c0, c1, c2, c3
-
-
-@njit(parallel=True, cache=True)
-def uniform_items(rows, epoch, seed, stream, bound, item_ids, out):
-    """out[b, 1:] = ids of uniformly drawn corpus rows."""
-    slots = out.shape[1] - 1
-    for b in prange(rows.shape[0]):
-        row = np.uint64(rows[b])
-        for block in range((slots + 3) // 4):
-            w = _philox(row, np.uint64(block), epoch, np.uint64(0), seed, stream)
-            for i in range(min(4, slots - 4 * block)):
-                out[b, 1 + 4 * block + i] = item_ids[np.int64((w[i] * bound) >> HALF)]
-
-
-@njit(inline="always")
-def _to_item(word, bound, cumulative, guide):
-    """A word as a corpus row; ``guide[w >> 16]`` is where the search for a bound above the word w begins."""
-    if not cumulative.shape[0]:
-        return np.int64((word * bound) >> HALF)
-    part = np.int64(word >> GUIDED)
-    low, high = guide[part], guide[part + 1]
-    while low < high:
-        middle = (low + high) >> 1
-        if cumulative[middle] > word:
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-@njit(inline="always")
-def _is_held(item, begin, end, items):
-    """Whether the sorted ``items[begin:end]`` hold the item."""
-    low, high = begin, end
-    while low < high:
-        middle = (low + high) >> 1
-        if items[middle] < item:
-            low = middle + 1
-        else:
-            high = middle
-    return low < end and items[low] == item
-
-
-@njit(inline="always")
-def _mark(begin, end, items, marks):
-    """Mark each item's place, its low digits, in so many ``marks`` that most stay 0; returns the digits' mask."""
-    places = 64
-    while places < marks.shape[0] and places < PLACES_PER_ITEM * (end - begin):
-        places <<= 1
-    marks[:places] = 0
-    mask = np.uint32(places - 1)
-    for k in range(begin, end):
-        marks[np.uint32(items[k]) & mask] = 1
-    return mask
-
-
-@njit(parallel=True, cache=True)
-def general_items(workers, rows, users, epoch, seed, stream, bound, cumulative, guide, indptr, items, item_ids, out):
-    """As :func:`uniform_items`, by popularity where ``cumulative`` is not empty, without a user's ``items`` if any.
-
-    A row's user marks its items in a small array; the few drawn items whose place is marked are looked for in its list.
-    """
-    slots, batch = out.shape[1] - 1, rows.shape[0]
-    for worker in prange(workers):
-        drawn, suspects = np.empty(slots, np.uint32), np.empty(slots + 1, np.uint32)
-        marks = np.empty(MOST_PLACES, np.uint8)
-        for b in range(worker * batch // workers, (worker + 1) * batch // workers):
-            row = np.uint64(rows[b])
-            for block in range((slots + 3) // 4):
-                w = _philox(row, np.uint64(block), epoch, np.uint64(0), seed, stream)
-                for i in range(min(4, slots - 4 * block)):
-                    drawn[4 * block + i] = _to_item(w[i], bound, cumulative, guide)
-            if indptr.shape[0]:
-                begin, end = indptr[users[b]], indptr[users[b] + 1]
-                mask = _mark(begin, end, items, marks)
-                count = np.uint64(0)
-                for s in range(np.uint64(slots)):
-                    # No branch: half of them would be guessed wrong.
-                    suspects[count] = s
-                    count += np.uint64(marks[drawn[s] & mask])
-                for k in range(count):
-                    slot, attempt = np.uint64(suspects[k]), np.uint64(0)
-                    item = np.int64(drawn[slot])
-                    while _is_held(item, begin, end, items):
-                        attempt = attempt + ONE
-                        w = _philox(row, slot >> np.uint64(2), epoch, attempt, seed, stream)
-                        item = _to_item(w[slot & np.uint64(3)], bound, cumulative, guide)
-                    drawn[slot] = item
-            for s in range(slots):
-                out[b, 1 + s] = item_ids[drawn[s]]
-
-
-@njit(parallel=True, cache=True)
-def row_words(epoch, seed, stream, out):
-    """out[r] = word r mod 4 of the counter (r div 4, 0, epoch, 0)."""
-    for block in prange((out.shape[0] + 3) // 4):
-        w = _philox(np.uint64(block), np.uint64(0), epoch, np.uint64(0), seed, stream)
-        for i in range(min(4, out.shape[0] - 4 * block)):
-            out[4 * block + i] = w[i]
-
-
-@njit(parallel=True, cache=True)
-def dropout_mask(rows, epoch, seed, stream, threshold, scale, out):
-    """out[b, d] = 0 where the word is below the threshold, else ``scale``."""
-    width = out.shape[1]
-    for b in prange(rows.shape[0]):
-        row = np.uint64(rows[b])
-        for block in range((width + 3) // 4):
-            w = _philox(row, np.uint64(block), epoch, np.uint64(0), seed, stream)
-            for i in range(min(4, width - 4 * block)):
-                out[b, 4 * block + i] = scale if w[i] >= threshold else 0
 
 
 @njit(parallel=True, cache=True)
