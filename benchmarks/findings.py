@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mml_plugin.files import atomic_write
-from mml_plugin.report.build import cells_with_result, short
+from mml_plugin.report.build import cells_of, cells_with_result, short
 from mml_plugin.report.comparison import METRICS, Line, groups_of, paper_row, percent, runs_of, shared_seeds
 from mml_plugin.report.early_stopping import read_stop
 from mml_plugin.report.rows import Row, Rows, read_csv
@@ -358,10 +358,17 @@ def ablation(pool: Pool) -> str:
             continue
         sentences.append(
             f"{group.name}: several margins buy {' and '.join(gains)} over the best re-tuned single margin; "
-            f"{one.cells} cells ({one.first['label']}) against {several.cells} ({several.first['label']}), both chosen "
-            "on validation, measured on test."
+            f"{_tried(rows, group.name, one)} against {_tried(rows, group.name, several)}, both chosen on validation, "
+            "measured on test."
         )
     return "\n\n".join(sentences) or NOT_RUN.capitalize() + "."
+
+
+def _tried(rows: Rows | None, group: str, line: Line) -> str:
+    """How many tuning cells a line was chosen from, and which it is."""
+    every = cells_of(rows, group, line.name) if rows else line.cells
+    many = f"{line.cells} whole runs of {every} cells" if every > line.cells else f"{line.cells} cells"
+    return f"{many} ({line.first['label']})"
 
 
 def held_out(pool: Pool) -> str:
@@ -485,8 +492,9 @@ def progress(pool: Pool) -> str:
 
 def _progress(rows: Rows) -> str:
     states = [row["state"] for row in rows.cells if row["state"] != "outdated"]
-    failed = states.count("failed")
-    return f"{states.count('done')} of {len(states)}" + (f", {failed} failed" if failed else "")
+    failed, screened = states.count("failed"), states.count("screened out")
+    said = f"{states.count('done')} of {len(states) - screened}" + (f", {failed} failed" if failed else "")
+    return said + (f", {screened} screened out" if screened else "")
 
 
 def findings(pool: Pool) -> str:
@@ -504,7 +512,7 @@ def findings(pool: Pool) -> str:
         first_epochs(pool),
         "## Is it the margins, or the weight?",
         "Held-out protocol. The paper keeps CCL at weight 150 and margin 0.9, tuned for 800 negatives; here both sides "
-        "are given 25 tuning cells per number of negatives.",
+        "are given 25 tuning cells per number of negatives, of which the best after 15 epochs get whole runs.",
         ablation(pool),
         "## CCL, BSL and MML under the held-out protocol",
         "Selected on validation; test read once.",

@@ -17,6 +17,7 @@ from mml_plugin.devices import resolve_device
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.cells import DONE, MISSING, Matcher, Outcome, Runner
 from mml_plugin.experiment.collect import OUTDATED, Collector, description, slim
+from mml_plugin.experiment.screening import SCREENED_OUT, screened_out
 from mml_plugin.experiment.suite import Cell, Suite, make_cells, read_suite
 from mml_plugin.report.comparison import groups_of
 from mml_plugin.report.needs import check_installed
@@ -70,6 +71,8 @@ def run_suite(options: argparse.Namespace) -> int:
     """Run, collect, report."""
     path = Path(options.suite) if options.suite.endswith((".yaml", ".yml")) else SUITES / f"{options.suite}.yaml"
     suite = read_suite(path)
+    if suite.screen is not None:
+        read_suite(path.with_name(f"{suite.screen.suite}.yaml"))
     stem = options.results / f"suite_{path.stem}"
     if suite.kind == "data" and options.list:
         return list_data(suite, stem)
@@ -84,12 +87,14 @@ def run_suite(options: argparse.Namespace) -> int:
     whole = cells if options.seeds is None else make_cells(suite, options.config, options.runs, options.gpu)
     if options.chosen:
         cells = standing(cells, stem)
+    out = left_out(suite, merged(whole, cells), options.results)
     if options.list:
-        list_cells(cells, without_rows(cells, stem))
+        list_cells(cells, without_rows(cells, stem), {outcome.cell.name for outcome in out})
         return 0
+    asked = chosen(remaining(cells, out), options.only)
     collector = Collector(stem, merged(whole, cells), hide=ROOT)
-    cells = chosen(cells, options.only)
-    outcomes = work(without_rows(cells, stem) if options.new else cells, collector, options)
+    collector.update([*out, *reopened(merged(whole, cells), out, stem)])
+    outcomes = work(without_rows(asked, stem) if options.new else asked, collector, options)
     collector.add_bootstraps()
     if not options.no_report:
         report(path.stem, options)
@@ -120,6 +125,28 @@ def chosen(cells: list[Cell], only: list[str] | None) -> list[Cell]:
     return found
 
 
+def left_out(suite: Suite, cells: list[Cell], results: Path) -> list[Outcome]:
+    """The cells that the suite's screen leaves out, each with the reason."""
+    screen = suite.screen
+    if screen is None:
+        return []
+    short = Rows.load(results / f"suite_{screen.suite}")
+    why = f"not among the best {screen.keep} of its family in suite {screen.suite}"
+    return [Outcome(cell, SCREENED_OUT, why) for cell in screened_out(cells, short, screen.keep)]
+
+
+def reopened(cells: list[Cell], out: list[Outcome], stem: Path) -> list[Outcome]:
+    """The cells that the screen left out when it was a stricter one."""
+    rows = {row["cell"] for row in Rows.load(stem).cells if row["state"] == SCREENED_OUT}
+    return [Outcome(cell, MISSING) for cell in remaining(cells, out) if cell.name in rows]
+
+
+def remaining(cells: list[Cell], out: list[Outcome]) -> list[Cell]:
+    """The cells that are not left out."""
+    names = {outcome.cell.name for outcome in out}
+    return [cell for cell in cells if cell.name not in names]
+
+
 def without_rows(cells: list[Cell], stem: Path) -> list[Cell]:
     """The cells that no row of a finished run with their settings and thresholds stands for."""
     keys = ("cell", "config_hash", "suite_thresholds")
@@ -129,11 +156,13 @@ def without_rows(cells: list[Cell], stem: Path) -> list[Cell]:
     return [cell for cell in cells if tuple(description(cell)[key] for key in keys) not in known]
 
 
-def list_cells(cells: list[Cell], new: list[Cell]) -> None:
-    """Say which cells have a finished run here, which only the rows of one, and which neither."""
+def list_cells(cells: list[Cell], new: list[Cell], out: set[str]) -> None:
+    """Say which cells have a finished run here, which only the rows of one, which neither, which are left out."""
     for cell in cells:
         state = "finished" if cell.folder.finished else "open" if cell in new else "kept"
-        print(f"{state:<9} {cell.name}  {cell.group}: {cell.label}")
+        if state == "open" and cell.name in out:
+            state = SCREENED_OUT
+        print(f"{state:<12}  {cell.name}  {cell.group}: {cell.label}")
 
 
 def standing(cells: list[Cell], stem: Path) -> list[Cell]:
@@ -175,7 +204,7 @@ def list_data(suite: Suite, stem: Path) -> int:
     """Say which data sets a suite counts, and which are counted."""
     counted = {row["dataset"] for row in Rows.load(stem).cells}
     for name in suite.datasets:
-        print(f"{'finished' if name in counted else 'open':<9} {name}")
+        print(f"{'finished' if name in counted else 'open':<12}  {name}")
     return 0
 
 

@@ -77,6 +77,19 @@ class Grid(BaseModel):
             yield Entry(expid=self.expid, label=label, group=self.group, family=self.family, set={**self.set, **choice})
 
 
+class Screen(BaseModel):
+    """Which tuning cells get a whole run: the best of each family in another suite, whose runs are shorter.
+
+    Attributes:
+        suite: its name; its cells have the same groups, families and labels.
+        keep: so many cells of each family go on.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    suite: Name
+    keep: Annotated[int, Field(ge=1)]
+
+
 class Suite(BaseModel):
     """A suite file.
 
@@ -92,6 +105,7 @@ class Suite(BaseModel):
         paper: a table of ``benchmarks/paper`` whose figures stand beside ours.
         max_batches: end each epoch early; labelled as cut.
         experiments, grids: what is run.
+        screen: which of the grids' cells are; default: all.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -110,6 +124,7 @@ class Suite(BaseModel):
     max_batches: Annotated[int, Field(ge=1)] | None = None
     experiments: list[Entry] = []
     grids: list[Grid] = []
+    screen: Screen | None = None
     datasets: list[str] = []
 
     def entries(self) -> list[Entry]:
@@ -179,11 +194,13 @@ def make_suite(content: Mapping[str, Any], where: str) -> Suite:
     try:
         suite = Suite(**{**content, "experiments": lines})
     except ValidationError as error:
-        first = error.errors()[0]
+        # A mistyped key is also a missing one; its own name says more.
+        errors = error.errors()
+        first = next((found for found in errors if found["type"] == "extra_forbidden"), errors[0])
         path = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             key = str(first["loc"][-1])
-            models: dict[str, type[BaseModel]] = {"experiments": Entry, "grids": Grid}
+            models: dict[str, type[BaseModel]] = {"experiments": Entry, "grids": Grid, "screen": Screen}
             model = models.get(str(first["loc"][0]), Suite)
             raise UserError(f"{where}: unknown key {path!r}; {nearest(key, model.model_fields)}") from None
         raise UserError(f"{where}: {path}: {first['msg'][0].lower()}{first['msg'][1:]}") from None

@@ -153,12 +153,13 @@ def _thousands(text: str) -> str:
 
 def _holes(document: Document, rows: Rows) -> None:
     """What is not there, and why: failed cells with their error, missing ones by name."""
-    failed = [row for row in rows.cells if row["state"] not in ("done", "missing", "outdated")]
+    failed = [row for row in rows.cells if row["state"] not in ("done", "missing", "outdated", "screened out")]
     missing = [row for row in rows.cells if row["state"] == "missing"]
     outdated = [row for row in rows.cells if row["state"] == "outdated"]
     if missing:
         total = len(rows.cells) - len(outdated)
         document.blocks += [Text(f"Not run yet: {len(missing)} of {total} cells."), Items(_missing(rows, missing))]
+    document.blocks += _screened(rows)
     if outdated:
         said = sorted({f"{row['label']} ({row['group']})" for row in outdated})
         document.blocks.append(Text(f"Left out, measured with settings that are no longer the suite's: {_few(said)}."))
@@ -166,6 +167,23 @@ def _holes(document: Document, rows: Rows) -> None:
         document.blocks.append(Heading("Cells without a result"))
         cells = [[row["cell"], f"{row['label']} ({row['group']})", row["state"], row["error"]] for row in failed]
         document.blocks.append(Table(["cell", "what", "state", "error"], cells, left=4))
+
+
+def _screened(rows: Rows) -> list[Text | Items]:
+    """How many tuning cells of which family got no whole run, and why."""
+    counts: dict[str, dict[str, int]] = {}
+    out = [row for row in rows.cells if row["state"] == "screened out"]
+    for row in out:
+        families = counts.setdefault(row["group"], {})
+        families[row["family"]] = families.get(row["family"], 0) + 1
+    if not out:
+        return []
+    why = " or ".join(dict.fromkeys(row["error"] for row in out))
+    lines = [
+        f"{group}: {', '.join(f'{count} of {cells_of(rows, group, name)} {name}' for name, count in families.items())}"
+        for group, families in counts.items()
+    ]
+    return [Text(f"Screened out, {why}:"), Items(lines)]
 
 
 def _missing(rows: Rows, missing: Sequence[Row]) -> list[str]:
@@ -181,7 +199,7 @@ def _missing(rows: Rows, missing: Sequence[Row]) -> list[str]:
         words = []
         for label, seeds in labels.items():
             if not seeds[0]:
-                words.append(f"{label} ({len(seeds)} of {_cells_of(rows, group, label)} tuning cells)")
+                words.append(f"{label} ({len(seeds)} of {cells_of(rows, group, label)} tuning cells)")
             elif (group, label) in begun:
                 words.append(f"{label} (seed{'s' if len(seeds) > 1 else ''} {' '.join(seeds)})")
             else:
@@ -190,7 +208,7 @@ def _missing(rows: Rows, missing: Sequence[Row]) -> list[str]:
     return found if len(found) <= FEW else [*found[:FEW], f"and {len(found) - FEW} more groups"]
 
 
-def _cells_of(rows: Rows, group: str, family: str) -> int:
+def cells_of(rows: Rows, group: str, family: str) -> int:
     """How many runs of tuning cells a family asks for."""
     return sum(
         (row["group"], row.get("family")) == (group, family) and row["state"] != "outdated" for row in rows.cells
@@ -489,10 +507,10 @@ def _tuning(document: Document, rows: Rows) -> None:
 
 
 def cells_with_result(rows: Rows, group: str) -> dict[str, tuple[int, int]]:
-    """Family -> how many of its tuning cells have a result, and how many there are."""
+    """Family -> how many of its tuning cells have a result, and how many are to have one."""
     every: dict[str, dict[str, bool]] = {}
     for row in rows.cells:
-        if row["group"] == group and row.get("family") and row["state"] != "outdated":
+        if row["group"] == group and row.get("family") and row["state"] not in ("outdated", "screened out"):
             labels = every.setdefault(row["family"], {})
             labels[row["label"]] = labels.get(row["label"], False) or row["state"] == "done"
     return {family: (sum(labels.values()), len(labels)) for family, labels in every.items()}

@@ -133,6 +133,64 @@ grids:
         assert rows[cell.label] == max(rows[c.label] for c in cells if c.family == cell.family)
 
 
+def test_short_runs_say_which_cells_get_a_whole_run(script, home, capsys):
+    grids = """
+grids:
+    - {expid: MF_tiny_ccl, family: single, space: {margin: [0.9, 0.1, 0.5]}}
+    - {expid: MF_tiny_mml, family: several, space: {neg_weight: [400, 4, 40]}}
+"""
+    common = "protocol: held-out\nset: {epochs: %d, verbose: 0, embedding_dim: 8, num_negs: 10, batch_size: 64}"
+    (home / "short.yaml").write_text(f"title: Short\n{common % 1}{grids}")
+    whole = f"title: Whole\n{common % 2}{grids}screen: {{suite: short, keep: %d}}\n"
+    (home / "whole.yaml").write_text(whole % 1)
+
+    def listed():
+        capsys.readouterr()
+        assert script.main(["whole.yaml", "--list", *WHERE]) == 0
+        return [line.split("  ")[0].strip() for line in capsys.readouterr().out.splitlines()]
+
+    short = make_cells(read_suite(home / "short.yaml"), ROOT / "config", Path("runs"))
+    run = Runner(Path("logs"), isolated=False, say=lambda text: None).run
+    run(short[:5])
+    assert script.main(["short.yaml", "--collect", "--no-report", *WHERE]) == 0
+    assert listed()[3:] == ["open"] * 3  # a family without all its short runs is not screened yet
+    assert sorted(listed()[:3]) == ["open", "screened out", "screened out"]
+    run(short)
+    assert script.main(["short.yaml", "--collect", "--no-report", *WHERE]) == 0
+    rows = Rows.load(home / "results" / "suite_short").done()
+    best = [
+        max(members, key=lambda row: float(row["validation Recall(k=20)"]))["label"] for members in (rows[:3], rows[3:])
+    ]
+    assert script.main(["whole.yaml", *WHERE]) == 0
+    kept = Rows.load(home / "results" / "suite_whole").cells
+    assert [row["label"] for row in kept if row["state"] == "done"] == best
+    assert [row["state"] for row in kept].count("screened out") == 4
+    report = (home / "reports" / "whole" / "report.md").read_text()
+    assert "Screened out, not among the best 1 of its family in suite short:" in report
+    assert "2 of 3 single, 2 of 3 several" in report
+    assert "Unfinished" not in report
+    assert "Cells without a result" not in report
+    # More may go on: the next ones are open again, and what was run stays.
+    (home / "whole.yaml").write_text(whole % 2)
+    assert sorted(listed()) == ["finished"] * 2 + ["open"] * 2 + ["screened out"] * 2
+    assert script.main(["whole.yaml", "--collect", *WHERE]) == 0
+    states = [row["state"] for row in Rows.load(home / "results" / "suite_whole").cells]
+    assert [states.count(state) for state in ("done", "missing", "screened out")] == [2, 2, 2]
+    assert "Unfinished tuning (single 1 of 2, several 1 of 2" in (home / "reports/whole/report.md").read_text()
+
+
+def test_a_wrong_screen_is_refused(script, home, capsys):
+    (home / "short.yaml").write_text("title: S\nexperiments: [MF_tiny_ccl]\n")
+    for words, says in (
+        ("{suit: short, keep: 1}", "unknown key 'screen.suit'; did you mean 'suite'"),
+        ("{suite: short, keep: 0}", "screen.keep"),
+        ("{suite: shrt, keep: 1}", "there is no suite 'shrt' in .; did you mean 'short'"),
+    ):
+        (home / "whole.yaml").write_text(f"title: W\nexperiments: [MF_tiny_ccl]\nscreen: {words}\n")
+        assert script.main(["whole.yaml", *WHERE]) == 2
+        assert says in " ".join(capsys.readouterr().err.split())
+
+
 def test_table1_counts_the_data(script, home):
     (home / "data1.yaml").write_text("title: Data\nkind: data\npaper: table1_data\ndatasets: [synth]\n")
     assert script.main(["data1.yaml", *WHERE]) == 0

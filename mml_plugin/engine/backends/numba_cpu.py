@@ -65,9 +65,11 @@ class Engine(Backend):
         if cumulative is None and positives is None:
             draws.uniform_items(numba.get_num_threads(), rows.numpy(), *key, item_ids.numpy(), out.numpy())
             return
+        bounds, guide = self._guided(cumulative)
+        indptr, items, places, marks = self._marked(positives)
         draws.general_items(
-            numba.get_num_threads(), rows.numpy(), users.numpy(), *key, *self._guided(cumulative),
-            *self._marked(positives), item_ids.numpy(), out.numpy(),
+            numba.get_num_threads(), rows.numpy(), users.numpy(), *key, bounds, guide, indptr, items, places, marks,
+            item_ids.numpy(), out.numpy(),
         )  # fmt: skip
 
     def _guided(self, cumulative: Tensor | None) -> tuple[np.ndarray, ...]:
@@ -104,8 +106,8 @@ class Engine(Backend):
         out = torch.empty(len(rows), width, dtype=dtype)
         scale = out.numpy().dtype.type(philox.kept_factor(rate, dtype))
         draws.dropout_mask(
-            numba.get_num_threads(), rows.numpy(), np.uint64(int(epoch)), np.uint64(seed & philox.MASK), np.uint64(stream),
-            np.uint64(philox.drop_threshold(rate)), scale, out.numpy(),
+            numba.get_num_threads(), rows.numpy(), np.uint64(int(epoch)), np.uint64(seed & philox.MASK),
+            np.uint64(stream), np.uint64(philox.drop_threshold(rate)), scale, out.numpy(),
         )  # fmt: skip
         return out
 

@@ -1,7 +1,7 @@
 """The CPU kernels of everything random: negatives, shuffling, dropout; the same words as philox.py defines.
 
-A row's words are computed block beside block, so that the compiler uses vector registers. Every kernel gives the same bits
-for any number of threads.
+A row's words are computed block beside block, so that the compiler uses vector registers. Every kernel gives the same
+bits for any number of threads.
 """
 
 from __future__ import annotations
