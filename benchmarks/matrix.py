@@ -18,6 +18,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mml_plugin.files import atomic_write
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "matrix.csv"
 COLUMNS = [
@@ -141,14 +143,15 @@ def write(rows: list[dict[str, str]]) -> None:
     old = list(csv.DictReader(RESULTS.read_text(encoding="utf-8").splitlines())) if RESULTS.exists() else []
     new = {row["name"]: row for row in old} | {row["name"]: row for row in rows}
     ordered = [new[stack.name] for stack in STACKS if stack.name in new]
-    with open(RESULTS, "w", newline="", encoding="utf-8") as stream:
+    with atomic_write(RESULTS) as stream:
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(ordered)
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     begin, end = (text.index(marker) for marker in MARKERS)
-    readme.write_text(text[: begin + len(MARKERS[0])] + "\n" + table(ordered) + "\n" + text[end:], encoding="utf-8")
+    with atomic_write(readme) as stream:
+        stream.write(text[: begin + len(MARKERS[0])] + "\n" + table(ordered) + "\n" + text[end:])
 
 
 def _outcome(row: dict[str, str]) -> str:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
+from mml_plugin.data.interactions import load
 from mml_plugin.devices import resolve_device
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.cells import DONE, MISSING, Matcher, Outcome, Runner
-from mml_plugin.experiment.collect import OUTDATED, Collector, description, slim
+from mml_plugin.experiment.collect import FINGERPRINT, OUTDATED, Collector, description, slim
 from mml_plugin.experiment.screening import SCREENED_OUT, screened_out
 from mml_plugin.experiment.suite import Cell, Suite, make_cells, read_suite
 from mml_plugin.report.comparison import groups_of
@@ -148,12 +150,26 @@ def remaining(cells: list[Cell], out: list[Outcome]) -> list[Cell]:
 
 
 def without_rows(cells: list[Cell], stem: Path) -> list[Cell]:
-    """The cells that no row of a finished run with their settings and thresholds stands for."""
+    """The cells that no row of a finished run with their settings, thresholds and data stands for."""
     keys = ("cell", "config_hash", "suite_thresholds")
     # A row that was outdated under other settings stands for its cell again once the suite has its settings.
     kept = [row for row in Rows.load(stem).cells if row["state"] in (DONE, OUTDATED)]
-    known = {tuple(row.get(key, "") for key in keys) for row in kept}
-    return [cell for cell in cells if tuple(description(cell)[key] for key in keys) not in known]
+    known = {tuple(row.get(key, "") for key in keys): row["data_fingerprint"] for row in kept}
+
+    def stands(cell: Cell) -> bool:
+        of = known.get(tuple(description(cell)[key] for key in keys))
+        return of is not None and fingerprint_here(Path(cell.experiment.params["train_data"]).parent) in (of, "")
+
+    return [cell for cell in cells if not stands(cell)]
+
+
+@cache
+def fingerprint_here(folder: Path) -> str:
+    """What rows call the data in a folder; "" where none are."""
+    try:
+        return load(folder).fingerprint[:FINGERPRINT]
+    except UserError:
+        return ""
 
 
 def list_cells(cells: list[Cell], new: list[Cell], out: set[str]) -> None:

@@ -61,8 +61,11 @@ def import_command(name, source, train, test, drop_cold_users, root, overwrite) 
 @click.argument("name")
 @ROOT
 def check_command(name: str, root: Path) -> None:
-    """Count users, items and interactions; a known set is held against the paper's Table 1."""
-    from mml_plugin.data.check import check
+    """Count users, items and interactions; a known set is held against the paper's Table 1.
+
+    Where there are text and CSV files, they must hold the same interactions.
+    """
+    from mml_plugin.data.check import check, differing_files, find_folder
 
     lines = check(name, root)
     for line in lines:
@@ -71,6 +74,12 @@ def check_command(name: str, root: Path) -> None:
     wrong = [line.what for line in lines if not line.fits]
     if wrong:
         raise UserError(f"{name} is not the published data set: {', '.join(wrong)} differ from Table 1")
+    differ = differing_files(find_folder(name, root))
+    if differ:
+        raise UserError(
+            f"{name}: {differ:,} interactions stand in the text files or in the CSV files alone; the fast engine reads "
+            "the former, recbox the latter: import the data set again"
+        )
 
 
 @data.command("synth")

@@ -125,7 +125,7 @@ def load(folder: Path) -> Interactions:
     if (folder / "train.txt").is_file() or (folder / "train.txt.gz").is_file():
         return load_text(folder)
     if (folder / "train.csv").is_file():
-        return _load_csv(folder)
+        return load_csv(folder)
     raise UserError(f"{folder} holds no data set: neither train.txt nor train.csv is there")
 
 
@@ -181,7 +181,12 @@ def _read_ids(path: Path) -> np.ndarray | None:
     return np.array(text.removesuffix("\n").split("\n"))
 
 
-def _load_csv(folder: Path) -> Interactions:
+def load_csv(folder: Path) -> Interactions:
+    """Read reczoo's ``train.csv``, ``test.csv`` and ``item_corpus.csv``.
+
+    Raises:
+        UserError: when a file is missing or malformed.
+    """
     import pandas as pd
 
     items = read_corpus(folder)

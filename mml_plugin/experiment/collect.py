@@ -23,6 +23,7 @@ from mml_plugin.report.statistics import paired_bootstrap
 
 OUTDATED = "outdated"
 RESAMPLES = 10_000
+FINGERPRINT = 16  # digits of a data fingerprint in a row
 
 
 class Collector:
@@ -177,7 +178,7 @@ def result_row(result: Mapping[str, Any], cell: Cell) -> Row:
         "gpu": " ".join(machine.get("gpus", [])) if result["device"] != "cpu" else "",
         **{name: versions.get(name, "") for name in ("python", "torch", "numpy", "numba", "triton", "recbox")},
         "users": result["data"]["users"],
-        "data_fingerprint": result["data"]["fingerprint"][:16],
+        "data_fingerprint": result["data"]["fingerprint"][:FINGERPRINT],
         "identity": result["identity"],
         "commit": result["commit"],
         "date": result["date"],

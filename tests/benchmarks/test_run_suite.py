@@ -94,6 +94,13 @@ def test_new_cells_are_those_without_a_row_whatever_became_of_the_run_folder(scr
     assert script.main(["two.yaml", "--new", "--no-report", *WHERE]) == 0
     assert [folder.parent.name for folder in (home / "runs").glob("*/*/result.json")] == [cells[1].folder.path.name]
     assert [row["state"] for row in Rows.load(home / "results" / "suite_two").cells] == ["done", "done"]
+    synthetic.generate(home / "data" / "synth", users=80, items=120, seed=4, overwrite=True)
+    script.fingerprint_here.cache_clear()
+    capsys.readouterr()
+    assert script.main(["two.yaml", "--list", *WHERE]) == 0
+    assert "kept" not in capsys.readouterr().out  # rows of other data stand for nothing
+    synthetic.generate(home / "data" / "synth", users=80, items=120, seed=3, overwrite=True)
+    script.fingerprint_here.cache_clear()
     (home / "two.yaml").write_text(SUITE.replace("epochs: 3", "epochs: 2"))
     assert script.main(["two.yaml", "--list", *WHERE]) == 0
     assert capsys.readouterr().out.count("open") == 2  # rows of other settings stand for nothing

@@ -17,7 +17,7 @@ from pandas._libs.parsers import STR_NA_VALUES
 
 from mml_plugin.cli import main
 from mml_plugin.data import catalog, convert, ids, split, synthetic
-from mml_plugin.data.check import check, statistics
+from mml_plugin.data.check import check, differing_files, statistics
 from mml_plugin.data.importing import import_csv, import_dataset
 from mml_plugin.data.interactions import Interactions, from_lines, load
 from mml_plugin.data.lightgcn import read_lines
@@ -484,6 +484,34 @@ def test_a_known_sets_numbers_with_other_ids_are_not_that_set(tmp_path, monkeypa
     text(source, "items.txt", "0\n1\n2\n3\n")
     with pytest.raises(UserError, match="does not hold yelp18"):
         import_dataset("yelp18", source, tmp_path / "b")
+
+
+def test_text_and_csv_files_that_differ_are_counted_and_told(tmp_path, capsys):
+    folder = synthetic.generate(tmp_path / "mine", users=40, items=70, seed=1)
+    data = load(folder)
+    assert differing_files(folder) == 0
+    assert main(["data", "check", "mine", "--root", str(tmp_path)]) == 0
+    rows = (folder / "train.csv").read_text().splitlines(keepends=True)
+    assert "".join(sorted(rows[1:])) != "".join(rows[1:])
+    (folder / "train.csv").write_text(rows[0] + "".join(sorted(rows[1:])))
+    assert differing_files(folder) == 0  # the order is another matter
+    # One interaction is another one, one is there twice, one is gone from test: 2 + 1 + 1.
+    user = int(rows[1].split(",")[0])
+    mine = data.train_items[data.train_indptr[user] : data.train_indptr[user + 1]]
+    other = next(i for i in range(data.num_items) if i not in mine)
+    header = rows[0].strip().split(",")
+    cells = dict(zip(header, rows[1].strip().split(",")))
+    cells |= {"corpus_index": str(other)}
+    moved = ",".join(cells[name] for name in header) + "\n"
+    (folder / "train.csv").write_text("".join([rows[0], moved, *rows[2:], rows[-1]]))
+    test = (folder / "test.csv").read_text().splitlines(keepends=True)
+    (folder / "test.csv").write_text("".join(test[:-1]))
+    assert differing_files(folder) == 4
+    capsys.readouterr()
+    assert main(["data", "check", "mine", "--root", str(tmp_path)]) == 2
+    assert "mine: 4 interactions stand in the text files or in the CSV files alone" in capsys.readouterr().err
+    (folder / "train.csv").unlink()
+    assert differing_files(folder) == 0
 
 
 def test_ids_that_are_not_utf8_are_told(tmp_path):
