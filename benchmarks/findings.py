@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mml_plugin.files import atomic_write
-from mml_plugin.report.build import cells_of, cells_with_result, short
+from mml_plugin.report.build import cells_with_result, labels_of, short
 from mml_plugin.report.comparison import METRICS, Line, groups_of, paper_row, percent, runs_of, shared_seeds
 from mml_plugin.report.early_stopping import read_stop
 from mml_plugin.report.rows import Row, Rows, read_csv
@@ -366,7 +366,7 @@ def ablation(pool: Pool) -> str:
 
 def _tried(rows: Rows | None, group: str, line: Line) -> str:
     """How many tuning cells a line was chosen from, and which it is."""
-    every = cells_of(rows, group, line.name) if rows else line.cells
+    every = len(labels_of(rows, group, line.name)) if rows else line.cells
     many = f"{line.cells} whole runs of {every} cells" if every > line.cells else f"{line.cells} cells"
     return f"{many} ({line.first['label']})"
 

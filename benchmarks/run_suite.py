@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Container
 from functools import cache
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from mml_plugin.data.interactions import load
 from mml_plugin.devices import resolve_device
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.cells import DONE, MISSING, Matcher, Outcome, Runner
-from mml_plugin.experiment.collect import FINGERPRINT, OUTDATED, Collector, description, slim
-from mml_plugin.experiment.screening import SCREENED_OUT, screened_out
+from mml_plugin.experiment.collect import FINGERPRINT, SCREENED_OUT, Collector, description, measured, slim
+from mml_plugin.experiment.screening import check_screen, screen
 from mml_plugin.experiment.suite import Cell, Suite, make_cells, read_suite
 from mml_plugin.report.comparison import groups_of
 from mml_plugin.report.needs import check_installed
@@ -73,8 +74,6 @@ def run_suite(options: argparse.Namespace) -> int:
     """Run, collect, report."""
     path = Path(options.suite) if options.suite.endswith((".yaml", ".yml")) else SUITES / f"{options.suite}.yaml"
     suite = read_suite(path)
-    if suite.screen is not None:
-        read_suite(path.with_name(f"{suite.screen.suite}.yaml"))
     stem = options.results / f"suite_{path.stem}"
     if suite.kind == "data" and options.list:
         return list_data(suite, stem)
@@ -89,13 +88,15 @@ def run_suite(options: argparse.Namespace) -> int:
     whole = cells if options.seeds is None else make_cells(suite, options.config, options.runs, options.gpu)
     if options.chosen:
         cells = standing(cells, stem)
-    out = left_out(suite, merged(whole, cells), options.results)
+    screened = screened_out(suite, path, merged(whole, cells), options)
     if options.list:
-        list_cells(cells, without_rows(cells, stem), {outcome.cell.name for outcome in out})
+        list_cells(cells, without_rows(cells, stem), screened)
         return 0
-    asked = chosen(remaining(cells, out), options.only)
-    collector = Collector(stem, merged(whole, cells), hide=ROOT)
-    collector.update([*out, *reopened(merged(whole, cells), out, stem)])
+    named = chosen(cells, options.only)
+    asked = [cell for cell in named if cell.name not in screened]
+    if len(asked) < len(named):
+        print(f"{len(named) - len(asked)} of {len(named)} cells are screened out")
+    collector = Collector(stem, merged(whole, cells), hide=ROOT, screened=screened)
     outcomes = work(without_rows(asked, stem) if options.new else asked, collector, options)
     collector.add_bootstraps()
     if not options.no_report:
@@ -127,33 +128,30 @@ def chosen(cells: list[Cell], only: list[str] | None) -> list[Cell]:
     return found
 
 
-def left_out(suite: Suite, cells: list[Cell], results: Path) -> list[Outcome]:
-    """The cells that the suite's screen leaves out, each with the reason."""
-    screen = suite.screen
-    if screen is None:
-        return []
-    short = Rows.load(results / f"suite_{screen.suite}")
-    why = f"not among the best {screen.keep} of its family in suite {screen.suite}"
-    return [Outcome(cell, SCREENED_OUT, why) for cell in screened_out(cells, short, screen.keep)]
-
-
-def reopened(cells: list[Cell], out: list[Outcome], stem: Path) -> list[Outcome]:
-    """The cells that the screen left out when it was a stricter one."""
-    rows = {row["cell"] for row in Rows.load(stem).cells if row["state"] == SCREENED_OUT}
-    return [Outcome(cell, MISSING) for cell in remaining(cells, out) if cell.name in rows]
-
-
-def remaining(cells: list[Cell], out: list[Outcome]) -> list[Cell]:
-    """The cells that are not left out."""
-    names = {outcome.cell.name for outcome in out}
-    return [cell for cell in cells if cell.name not in names]
+def screened_out(suite: Suite, path: Path, cells: list[Cell], options: argparse.Namespace) -> dict[str, str]:
+    """The cells that the suite's screen leaves out, by name, and why; says which families it cannot judge yet."""
+    asked = suite.screen
+    if asked is None:
+        return {}
+    if asked.suite == path.stem:
+        raise UserError(f"{path}: screen: a suite cannot screen itself")
+    other = path.parent / f"{asked.suite}.yaml"
+    short = read_suite(other)
+    short_cells = make_cells(short, options.config, options.runs, options.gpu, where=str(other))
+    check_screen(suite, cells, short, short_cells, str(path))
+    found = screen(cells, Rows.load(options.results / f"suite_{asked.suite}"), asked.keep)
+    for (group, family), (have, of) in found.waiting.items():
+        print(f"not screened yet: {family} ({group}), {have} of {of} cells have a result in suite {asked.suite}")
+    return dict.fromkeys(
+        (cell.name for cell in found.out), f"not among the best {asked.keep} of its family in suite {asked.suite}"
+    )
 
 
 def without_rows(cells: list[Cell], stem: Path) -> list[Cell]:
     """The cells that no row of a finished run with their settings, thresholds and data stands for."""
     keys = ("cell", "config_hash", "suite_thresholds")
     # A row that was outdated under other settings stands for its cell again once the suite has its settings.
-    kept = [row for row in Rows.load(stem).cells if row["state"] in (DONE, OUTDATED)]
+    kept = [row for row in Rows.load(stem).cells if measured(row)]
     known = {tuple(row.get(key, "") for key in keys): row["data_fingerprint"] for row in kept}
 
     def stands(cell: Cell) -> bool:
@@ -172,11 +170,11 @@ def fingerprint_here(folder: Path) -> str:
         return ""
 
 
-def list_cells(cells: list[Cell], new: list[Cell], out: set[str]) -> None:
+def list_cells(cells: list[Cell], new: list[Cell], screened: Container[str]) -> None:
     """Say which cells have a finished run here, which only the rows of one, which neither, which are left out."""
     for cell in cells:
         state = "finished" if cell.folder.finished else "open" if cell in new else "kept"
-        if state == "open" and cell.name in out:
+        if cell.name in screened:
             state = SCREENED_OUT
         print(f"{state:<12}  {cell.name}  {cell.group}: {cell.label}")
 

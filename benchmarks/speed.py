@@ -595,17 +595,18 @@ def table() -> None:
     if rows:
         parts["cases"] = markdown_table(header, cells, left=3)
     if grown := read(SWEEP):
-        header = ["items", "interactions", "users", "device", "step", "epoch", "ranking per user", "peak memory"]
+        header = ["items", "interactions", "users", "device", "step", "epoch", "ranking per user", "peak memory",
+                  "machine"]  # fmt: skip
         cells = [[r["items"], r["interactions"], r["users"], f"{r['backend']}, {r['device']}", f"{r['step_ms']} ms",
-                  f"{r['epoch_seconds']} s", f"{r['ranking_ms_per_user']} ms", f"{r['peak_memory_gb']} GB"]
+                  f"{r['epoch_seconds']} s", f"{r['ranking_ms_per_user']} ms", f"{r['peak_memory_gb']} GB", machine(r)]
                  for r in sorted(grown, key=lambda r: (int(r["items"]), int(r["interactions"])))]  # fmt: skip
         parts["sweep"] = markdown_table(header, cells, left=0)
     if drawn := read(SAMPLER):
         header = ["data", "negatives", "draws", "device", "threads", "per draw", "times uniform", "step",
-                  "times uniform"]  # fmt: skip
+                  "times uniform", "machine"]  # fmt: skip
         cells = [[r["expid"].split("_")[1], r["negatives"], r["kind"], f"{r['backend']}, {r['device']}", r["threads"],
                   f"{float(r['ns_per_draw']):.1f} ns", f"{float(r['times_uniform']):.2f}x",
-                  f"{float(r['step_ms']):.2f} ms", f"{float(r['times_uniform_step']):.2f}x"]
+                  f"{float(r['step_ms']):.2f} ms", f"{float(r['times_uniform_step']):.2f}x", machine(r)]
                  for r in drawn]  # fmt: skip
         parts["sampler"] = markdown_table(header, cells, left=4)
     fill(DOCS, parts)

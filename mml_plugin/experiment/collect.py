@@ -21,7 +21,7 @@ from mml_plugin.report.comparison import groups_of, metrics_of, runs_of, shared_
 from mml_plugin.report.rows import Row, Rows
 from mml_plugin.report.statistics import paired_bootstrap
 
-OUTDATED = "outdated"
+OUTDATED, SCREENED_OUT = "outdated", "screened out"
 RESAMPLES = 10_000
 FINGERPRINT = 16  # digits of a data fingerprint in a row
 
@@ -33,10 +33,14 @@ class Collector:
         stem: where the rows are, without ``.csv``.
         cells: the suite's cells.
         hide: a path whose occurrences are taken out of commands.
+        screened: names of cells that are to have no whole run, and why. What was measured of them before stays in
+            their rows, and no report shows it.
     """
 
-    def __init__(self, stem: Path, cells: Sequence[Cell], hide: Path | None = None) -> None:
-        self.stem, self.cells, self.hide = stem, list(cells), hide
+    def __init__(
+        self, stem: Path, cells: Sequence[Cell], hide: Path | None = None, screened: Mapping[str, str] | None = None
+    ) -> None:
+        self.stem, self.cells, self.hide, self.screened = stem, list(cells), hide, dict(screened or {})
         make_folder(stem.parent)
         self._lock = FileLock(str(stem.parent / f".{stem.name}.lock"))
 
@@ -57,11 +61,10 @@ class Collector:
                     kept_users.keep(self.stem.parent, outcome.cell.folder, row["identity"], metrics_of([row]))
                     continue
                 error = outcome.error.replace(f"{self.hide}/", "") if self.hide else outcome.error
-                if old is None or old["state"] not in (DONE, OUTDATED):
+                if old is None or not measured(old):
                     known[name] = {**description(outcome.cell), "state": outcome.state, "error": error}
             rows.cells = self._ordered(known)
-            measured = [row["cell"] for row in rows.cells if row["state"] in (DONE, OUTDATED)]
-            rows.history = [row for cell in measured for row in epochs.get(cell, [])]
+            rows.history = [row for cell in rows.cells if measured(cell) for row in epochs.get(cell["cell"], [])]
             rows.save(self.stem)
         return rows
 
@@ -89,15 +92,19 @@ class Collector:
         current = {_settings(row) for row in asked.values()}
         for name, row in asked.items():
             old = known.setdefault(name, {**row, "state": MISSING})
-            if old["state"] not in (DONE, OUTDATED) or old.get("config_hash") == row["config_hash"]:
+            if not measured(old) or old.get("config_hash") == row["config_hash"]:
                 old.update(row)
         for row in known.values():
-            if row["state"] in (DONE, OUTDATED):
-                row["state"] = DONE if _settings(row) in current else OUTDATED
+            if measured(row):
+                row["state"], row["error"] = DONE if _settings(row) in current else OUTDATED, ""
+            elif row["state"] == SCREENED_OUT:
+                row["state"], row["error"] = MISSING, ""
+            if row["state"] != OUTDATED and row["cell"] in self.screened:
+                row["state"], row["error"] = SCREENED_OUT, self.screened[row["cell"]]
         place: dict[tuple[str, str], int] = {}
         for cell in self.cells:
             place.setdefault((cell.group, cell.label), len(place))
-        kept = [row for name, row in known.items() if name in asked or row["state"] in (DONE, OUTDATED)]
+        kept = [row for name, row in known.items() if name in asked or measured(row)]
         last = len(place)
         return sorted(kept, key=lambda row: (place.get((row["group"], row["label"]), last), int(row["seed"])))
 
@@ -106,6 +113,11 @@ class Collector:
         if self.hide:
             result["command"] = result["command"].replace(f"{self.hide}/", "")
         return {**description(cell), **result_row(result, cell)}
+
+
+def measured(row: Row) -> bool:
+    """Whether a row holds a finished run's values, shown by a report or not."""
+    return row["state"] in (DONE, OUTDATED) or bool(row.get("identity"))
 
 
 def _settings(row: Row) -> tuple[str, ...]:

@@ -1,22 +1,57 @@
 """Tuning in two rounds: a suite of short runs says which tuning cells of another suite are worth a whole run.
 
-Both rounds choose on what the runs are selected by, and every family keeps the same number of cells (the first halving
-of Jamieson and Talwalkar 2016, "Non-stochastic best arm identification").
+Both rounds choose on what the runs are selected by, and every family keeps the same number of cells (one round of
+successive halving: Jamieson and Talwalkar 2016, "Non-stochastic best arm identification").
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from mml_plugin.experiment.suite import Cell
+from mml_plugin.errors import UserError
+from mml_plugin.experiment.suite import Cell, Suite
 from mml_plugin.report.comparison import Line, ranked
 from mml_plugin.report.rows import Rows
 
-SCREENED_OUT = "screened out"
+
+def check_screen(suite: Suite, cells: Sequence[Cell], short: Suite, short_cells: Sequence[Cell], where: str) -> None:
+    """Refuse a screen that would choose on something else, or that cannot choose at all.
+
+    Raises:
+        UserError: for a suite without families, another protocol, and a tuning cell that the short suite lacks.
+    """
+    if not any(cell.family for cell in cells):
+        raise UserError(f"{where}: screen: no cell has a family, so there is nothing to choose from")
+    if (short.protocol, short.valid_share) != (suite.protocol, suite.valid_share):
+        raise UserError(
+            f"{where}: screen: the short suite has protocol {short.protocol} with valid_share {short.valid_share:g}, "
+            f"this one {suite.protocol} with {suite.valid_share:g}: both must choose on the same split"
+        )
+    known = {(cell.group, cell.family, cell.label) for cell in short_cells}
+    for cell in cells:
+        if cell.family and (cell.group, cell.family, cell.label) not in known:
+            raise UserError(
+                f"{where}: screen: the short suite has no cell {cell.label!r} of family {cell.family!r} in "
+                f"{cell.group!r}"
+            )
 
 
-def screened_out(cells: Sequence[Cell], short: Rows, keep: int) -> list[Cell]:
-    """The cells that are not among the best of their family in the short runs.
+@dataclass(frozen=True)
+class Screening:
+    """What the short runs say.
+
+    Attributes:
+        out: the cells that get no whole run.
+        waiting: (group, family) -> how many of its cells have a short run, and of how many, where that is not all.
+    """
+
+    out: tuple[Cell, ...] = ()
+    waiting: Mapping[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+
+
+def screen(cells: Sequence[Cell], short: Rows, keep: int) -> Screening:
+    """Keep the best of each family in the short runs, over the seeds that all of its short runs have.
 
     Args:
         cells: tuning cells of the whole runs, and others, which always stay.
@@ -31,17 +66,21 @@ def screened_out(cells: Sequence[Cell], short: Rows, keep: int) -> list[Cell]:
     """
     results: dict[tuple[str, str], dict[str, Line]] = {}
     for row in short.done():
-        lines = results.setdefault((row["group"], row.get("family", "")), {})
-        lines.setdefault(row["label"], Line(row["label"], {})).runs[row["seed"]] = row
+        by_label = results.setdefault((row["group"], row.get("family", "")), {})
+        by_label.setdefault(row["label"], Line(row["label"], {})).runs[row["seed"]] = row
     families: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         if cell.family:
             families.setdefault((cell.group, cell.family), []).append(cell)
-    found = []
+    out: list[Cell] = []
+    waiting: dict[tuple[str, str], tuple[int, int]] = {}
     for family, members in families.items():
-        lines = results.get(family, {})
-        labels = {cell.label for cell in members}
-        if labels <= set(lines):
-            best = {line.name for line in ranked([lines[label] for label in lines if label in labels])[:keep]}
-            found += [cell for cell in members if cell.label not in best]
-    return found
+        labels = dict.fromkeys(cell.label for cell in members)
+        lines = [line for name, line in results.get(family, {}).items() if name in labels]
+        seeds = set.intersection(*(set(line.runs) for line in lines)) if lines else set()
+        if len(lines) < len(labels) or not seeds:
+            waiting[family] = len(lines), len(labels)
+            continue
+        best = {line.name for line in ranked(lines, sorted(seeds, key=int))[:keep]}
+        out += [cell for cell in members if cell.label not in best]
+    return Screening(tuple(out), waiting)

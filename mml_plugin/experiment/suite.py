@@ -86,7 +86,7 @@ class Screen(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid")
-    suite: Name
+    suite: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     keep: Annotated[int, Field(ge=1)]
 
 
@@ -105,7 +105,7 @@ class Suite(BaseModel):
         paper: a table of ``benchmarks/paper`` whose figures stand beside ours.
         max_batches: end each epoch early; labelled as cut.
         experiments, grids: what is run.
-        screen: which of the grids' cells are; default: all.
+        screen: which of the tuning cells are; default: all.
     """
 
     model_config = ConfigDict(extra="forbid")

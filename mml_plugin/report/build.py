@@ -157,7 +157,7 @@ def _holes(document: Document, rows: Rows) -> None:
     missing = [row for row in rows.cells if row["state"] == "missing"]
     outdated = [row for row in rows.cells if row["state"] == "outdated"]
     if missing:
-        total = len(rows.cells) - len(outdated)
+        total = sum(row["state"] not in ("outdated", "screened out") for row in rows.cells)
         document.blocks += [Text(f"Not run yet: {len(missing)} of {total} cells."), Items(_missing(rows, missing))]
     document.blocks += _screened(rows)
     if outdated:
@@ -171,19 +171,24 @@ def _holes(document: Document, rows: Rows) -> None:
 
 def _screened(rows: Rows) -> list[Text | Items]:
     """How many tuning cells of which family got no whole run, and why."""
-    counts: dict[str, dict[str, int]] = {}
+    labels: dict[str, dict[str, set[str]]] = {}
     out = [row for row in rows.cells if row["state"] == "screened out"]
     for row in out:
-        families = counts.setdefault(row["group"], {})
-        families[row["family"]] = families.get(row["family"], 0) + 1
+        labels.setdefault(row["group"], {}).setdefault(row["family"], set()).add(row["label"])
     if not out:
         return []
     why = " or ".join(dict.fromkeys(row["error"] for row in out))
-    lines = [
-        f"{group}: {', '.join(f'{count} of {cells_of(rows, group, name)} {name}' for name, count in families.items())}"
-        for group, families in counts.items()
-    ]
+    lines = []
+    for group, families in labels.items():
+        counts = (f"{len(found)} of {len(labels_of(rows, group, name))} {name}" for name, found in families.items())
+        lines.append(f"{group}: {', '.join(counts)}")
     return [Text(f"Screened out, {why}:"), Items(lines)]
+
+
+def labels_of(rows: Rows, group: str, family: str) -> set[str]:
+    """The tuning cells of a family, screened out or not; one of several seeds counts once."""
+    asked = (row for row in rows.cells if row["state"] != "outdated")
+    return {row["label"] for row in asked if (row["group"], row.get("family")) == (group, family)}
 
 
 def _missing(rows: Rows, missing: Sequence[Row]) -> list[str]:
@@ -199,7 +204,7 @@ def _missing(rows: Rows, missing: Sequence[Row]) -> list[str]:
         words = []
         for label, seeds in labels.items():
             if not seeds[0]:
-                words.append(f"{label} ({len(seeds)} of {cells_of(rows, group, label)} tuning cells)")
+                words.append(f"{label} ({len(seeds)} of {_runs_of(rows, group, label)} tuning cells)")
             elif (group, label) in begun:
                 words.append(f"{label} (seed{'s' if len(seeds) > 1 else ''} {' '.join(seeds)})")
             else:
@@ -208,10 +213,11 @@ def _missing(rows: Rows, missing: Sequence[Row]) -> list[str]:
     return found if len(found) <= FEW else [*found[:FEW], f"and {len(found) - FEW} more groups"]
 
 
-def cells_of(rows: Rows, group: str, family: str) -> int:
+def _runs_of(rows: Rows, group: str, family: str) -> int:
     """How many runs of tuning cells a family asks for."""
     return sum(
-        (row["group"], row.get("family")) == (group, family) and row["state"] != "outdated" for row in rows.cells
+        (row["group"], row.get("family")) == (group, family) and row["state"] not in ("outdated", "screened out")
+        for row in rows.cells
     )
 
 
@@ -267,7 +273,8 @@ def _metric_tables(document: Document, spec: Spec, rows: Rows, groups: Sequence[
                     "so nothing is compared here yet."
                 )
             )
-        if (absent := firsts.get(group.name, group.first.name)) != group.first.name:
+        absent = firsts.get(group.name, group.first.name)
+        if absent not in {line.name for line in group.lines}:
             document.blocks.append(
                 Text(f"{absent}, which the others are held against, has no result yet: {group.first.name} stands in.")
             )

@@ -160,8 +160,10 @@ grids:
     run = Runner(Path("logs"), isolated=False, say=lambda text: None).run
     run(short[:5])
     assert script.main(["short.yaml", "--collect", "--no-report", *WHERE]) == 0
-    assert listed()[3:] == ["open"] * 3  # a family without all its short runs is not screened yet
-    assert sorted(listed()[:3]) == ["open", "screened out", "screened out"]
+    # A family without all its short runs is not screened yet.
+    assert listed()[0].startswith("not screened yet: several (MF on synth, 10 negatives), 2 of 3 cells")
+    assert listed()[4:] == ["open"] * 3
+    assert sorted(listed()[1:4]) == ["open", "screened out", "screened out"]
     run(short)
     assert script.main(["short.yaml", "--collect", "--no-report", *WHERE]) == 0
     rows = Rows.load(home / "results" / "suite_short").done()
@@ -184,18 +186,62 @@ grids:
     states = [row["state"] for row in Rows.load(home / "results" / "suite_whole").cells]
     assert [states.count(state) for state in ("done", "missing", "screened out")] == [2, 2, 2]
     assert "Unfinished tuning (single 1 of 2, several 1 of 2" in (home / "reports/whole/report.md").read_text()
+    # A whole run of a cell that is screened out later is kept, and is no try more than the others had.
+    assert script.main(["whole.yaml", *WHERE]) == 0
+    assert "the best of 2 cells with" in (home / "reports/whole/report.md").read_text()
+    (home / "whole.yaml").write_text(whole % 1)
+    capsys.readouterr()
+    assert script.main(["whole.yaml", "--only", "neg_weight=", *WHERE]) == 0
+    assert "2 of 3 cells are screened out" in capsys.readouterr().out
+    rows = Rows.load(home / "results" / "suite_whole")
+    states = [row["state"] for row in rows.cells]
+    assert [states.count(state) for state in ("done", "screened out")] == [2, 4]
+    assert sum(bool(row["identity"]) for row in rows.cells) == 4
+    assert len({row["cell"] for row in rows.history}) == 4
+    assert [row["label"] for row in rows.done()] == best
+    assert "the best of 2 cells" not in (home / "reports/whole/report.md").read_text()
+    (home / "whole.yaml").write_text(whole % 2)
+    assert script.main(["whole.yaml", "--new", "--collect", *WHERE]) == 0
+    assert [row["state"] for row in Rows.load(home / "results" / "suite_whole").cells].count("done") == 4
 
 
-def test_a_wrong_screen_is_refused(script, home, capsys):
-    (home / "short.yaml").write_text("title: S\nexperiments: [MF_tiny_ccl]\n")
-    for words, says in (
-        ("{suit: short, keep: 1}", "unknown key 'screen.suit'; did you mean 'suite'"),
-        ("{suite: short, keep: 0}", "screen.keep"),
-        ("{suite: shrt, keep: 1}", "there is no suite 'shrt' in .; did you mean 'short'"),
-    ):
-        (home / "whole.yaml").write_text(f"title: W\nexperiments: [MF_tiny_ccl]\nscreen: {words}\n")
-        assert script.main(["whole.yaml", *WHERE]) == 2
-        assert says in " ".join(capsys.readouterr().err.split())
+SCREENED = """
+title: Screened
+protocol: held-out
+grids:
+    - {expid: MF_tiny_ccl, family: single, space: {margin: [0.9, 0.1]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "screen", "says"),
+    [
+        ({}, "{suit: short, keep: 1}", "unknown key 'screen.suit'; did you mean 'suite'"),
+        ({}, "{suite: short, keep: 0}", "screen.keep"),
+        ({}, "{suite: ../short, keep: 1}", "screen.suite"),
+        ({}, "{suite: shrt, keep: 1}", "there is no suite 'shrt' in .; did you mean 'short'"),
+        ({}, "{suite: whole, keep: 1}", "a suite cannot screen itself"),
+        ({"held-out": "paper"}, "{suite: short, keep: 1}", "both must choose on the same split"),
+        ({"0.1": "0.2"}, "{suite: short, keep: 1}", "no cell 'single margin=0.2' of family 'single'"),
+        ({"single": "singel"}, "{suite: short, keep: 1}", "of family 'singel'"),
+    ],
+)
+def test_a_wrong_screen_is_refused(script, home, capsys, changes, screen, says):
+    (home / "short.yaml").write_text(SCREENED)
+    text = SCREENED
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    (home / "whole.yaml").write_text(f"{text}screen: {screen}\n")
+    assert script.main(["whole.yaml", *WHERE]) == 2
+    assert says in " ".join(capsys.readouterr().err.split())
+    assert not (home / "runs").exists()
+
+
+def test_a_screen_without_families_is_refused(script, home, capsys):
+    (home / "short.yaml").write_text(SCREENED)
+    (home / "two.yaml").write_text(f"{SUITE}screen: {{suite: short, keep: 1}}\n")
+    assert script.main(["two.yaml", *WHERE]) == 2
+    assert "no cell has a family" in capsys.readouterr().err
 
 
 def test_table1_counts_the_data(script, home):
