@@ -93,7 +93,7 @@ def run_suite(options: argparse.Namespace) -> int:
         list_cells(cells, without_rows(cells, stem), screened)
         return 0
     named = chosen(cells, options.only)
-    asked = [cell for cell in named if cell.name not in screened]
+    asked = [cell for cell in named if (cell.group, cell.label) not in screened]
     if len(asked) < len(named):
         print(f"{len(named) - len(asked)} of {len(named)} cells are screened out")
     collector = Collector(stem, merged(whole, cells), hide=ROOT, screened=screened)
@@ -128,8 +128,10 @@ def chosen(cells: list[Cell], only: list[str] | None) -> list[Cell]:
     return found
 
 
-def screened_out(suite: Suite, path: Path, cells: list[Cell], options: argparse.Namespace) -> dict[str, str]:
-    """The cells that the suite's screen leaves out, by name, and why; says which families it cannot judge yet."""
+def screened_out(
+    suite: Suite, path: Path, cells: list[Cell], options: argparse.Namespace
+) -> dict[tuple[str, str], str]:
+    """(group, label) of the cells that the suite's screen leaves out, and why; says which families it cannot judge."""
     asked = suite.screen
     if asked is None:
         return {}
@@ -143,7 +145,8 @@ def screened_out(suite: Suite, path: Path, cells: list[Cell], options: argparse.
     for (group, family), (have, of) in found.waiting.items():
         print(f"not screened yet: {family} ({group}), {have} of {of} cells have a result in suite {asked.suite}")
     return dict.fromkeys(
-        (cell.name for cell in found.out), f"not among the best {asked.keep} of its family in suite {asked.suite}"
+        ((cell.group, cell.label) for cell in found.out),
+        f"not among the best {asked.keep} of its family in suite {asked.suite}",
     )
 
 
@@ -170,11 +173,11 @@ def fingerprint_here(folder: Path) -> str:
         return ""
 
 
-def list_cells(cells: list[Cell], new: list[Cell], screened: Container[str]) -> None:
+def list_cells(cells: list[Cell], new: list[Cell], screened: Container[tuple[str, str]]) -> None:
     """Say which cells have a finished run here, which only the rows of one, which neither, which are left out."""
     for cell in cells:
         state = "finished" if cell.folder.finished else "open" if cell in new else "kept"
-        if cell.name in screened:
+        if (cell.group, cell.label) in screened:
             state = SCREENED_OUT
         print(f"{state:<12}  {cell.name}  {cell.group}: {cell.label}")
 

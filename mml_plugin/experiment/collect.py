@@ -33,12 +33,16 @@ class Collector:
         stem: where the rows are, without ``.csv``.
         cells: the suite's cells.
         hide: a path whose occurrences are taken out of commands.
-        screened: names of cells that are to have no whole run, and why. What was measured of them before stays in
-            their rows, and no report shows it.
+        screened: (group, label) of cells that are to have no whole run -> why. What was measured of them before
+            stays in their rows, and no report shows it.
     """
 
     def __init__(
-        self, stem: Path, cells: Sequence[Cell], hide: Path | None = None, screened: Mapping[str, str] | None = None
+        self,
+        stem: Path,
+        cells: Sequence[Cell],
+        hide: Path | None = None,
+        screened: Mapping[tuple[str, str], str] | None = None,
     ) -> None:
         self.stem, self.cells, self.hide, self.screened = stem, list(cells), hide, dict(screened or {})
         make_folder(stem.parent)
@@ -99,8 +103,9 @@ class Collector:
                 row["state"], row["error"] = DONE if _settings(row) in current else OUTDATED, ""
             elif row["state"] == SCREENED_OUT:
                 row["state"], row["error"] = MISSING, ""
-            if row["state"] != OUTDATED and row["cell"] in self.screened:
-                row["state"], row["error"] = SCREENED_OUT, self.screened[row["cell"]]
+            why = self.screened.get((row["group"], row["label"]))
+            if why is not None and row["state"] != OUTDATED:
+                row["state"], row["error"] = SCREENED_OUT, why
         place: dict[tuple[str, str], int] = {}
         for cell in self.cells:
             place.setdefault((cell.group, cell.label), len(place))

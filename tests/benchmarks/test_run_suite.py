@@ -200,6 +200,15 @@ grids:
     assert len({row["cell"] for row in rows.history}) == 4
     assert [row["label"] for row in rows.done()] == best
     assert "the best of 2 cells" not in (home / "reports/whole/report.md").read_text()
+    # So it is of a seed that the suite does not ask for.
+    loser = next(row for row in rows.cells if row["state"] == "screened out" and row["identity"])
+    rows.cells.append({**loser, "cell": f"{loser['cell']}-more", "seed": "2020", "state": "done"})
+    rows.save(home / "results" / "suite_whole")
+    assert script.main(["whole.yaml", "--collect", *WHERE]) == 0
+    rows = Rows.load(home / "results" / "suite_whole")
+    assert [row["label"] for row in rows.done()] == best
+    rows.cells = [row for row in rows.cells if not row["cell"].endswith("-more")]
+    rows.save(home / "results" / "suite_whole")
     (home / "whole.yaml").write_text(whole % 2)
     assert script.main(["whole.yaml", "--new", "--collect", *WHERE]) == 0
     assert [row["state"] for row in Rows.load(home / "results" / "suite_whole").cells].count("done") == 4
