@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mml_plugin.files import atomic_write
 from mml_plugin.report.build import cells_with_result, labels_of, short
-from mml_plugin.report.comparison import METRICS, Line, groups_of, paper_row, percent, runs_of, shared_seeds
+from mml_plugin.report.comparison import METRICS, Line, groups_of, monitor, paper_row, percent, runs_of, shared_seeds
 from mml_plugin.report.early_stopping import read_stop
 from mml_plugin.report.rows import Row, Rows, read_csv
 from mml_plugin.report.statistics import MIN_SEEDS, paired_t
@@ -347,21 +347,39 @@ def ablation(pool: Pool) -> str:
     sentences = []
     for group in groups_of(rows.done()) if rows else []:
         lines = {line.name: line for line in group.lines}
-        if set(lines) != {"single margin", "several margins"}:
-            continue
-        one, several = lines["single margin"], lines["several margins"]
-        gains = [f"{pool._gain(one, several, metric).words()} in {short(metric)}" for metric in METRICS]
         counts = cells_with_result(rows, group.name) if rows else {}
         if any(found < asked for found, asked in counts.values()):
             done = " and ".join(f"{found} of {asked} cells of {family}" for family, (found, asked) in counts.items())
             sentences.append(f"{group.name}: unfinished, only {done} have a result, so nothing is concluded yet.")
             continue
+        if set(lines) != {"single margin", "several margins"}:
+            continue
+        one, several = lines["single margin"], lines["several margins"]
+        gains = [f"{pool._gain(one, several, metric).words()} in {short(metric)}" for metric in METRICS]
         sentences.append(
             f"{group.name}: several margins buy {' and '.join(gains)} over the best re-tuned single margin; "
             f"{_tried(rows, group.name, one)} against {_tried(rows, group.name, several)}, both chosen on validation, "
             "measured on test."
         )
+    sentences += _first_round(pool.suites.get("ablation15"))
     return "\n\n".join(sentences) or NOT_RUN.capitalize() + "."
+
+
+def _first_round(rows: Rows | None) -> list[str]:
+    """The best of each family after the short runs, by validation: what goes on, and no result."""
+    found = []
+    for group in groups_of(rows.done()) if rows else []:
+        counts = cells_with_result(rows, group.name) if rows else {}
+        words = []
+        for line in group.lines:
+            value, (done, asked) = monitor(line), counts[line.name]
+            words.append(f"{line.name} {value:.4f} ({line.first['label']}; {done} of {asked} cells)")
+        said = short(group.first.first["monitor"])
+        found.append(
+            f"{group.name}, first round of {group.first.first['max_epochs']} epochs, best {said} on validation: "
+            f"{', '.join(words)}. It says what gets a whole run, not where it ends."
+        )
+    return found
 
 
 def _tried(rows: Rows | None, group: str, line: Line) -> str:
