@@ -21,6 +21,7 @@ from mml_plugin.report.protocols import PROTOCOLS
 
 Name = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+DATA_SUITE_KEYS = ("title", "about", "kind", "paper", "datasets")
 SHORT = {
     "CosineContrastiveLoss": "CCL",
     "MultiMarginLoss": "MML",
@@ -212,9 +213,20 @@ def make_suite(content: Mapping[str, Any], where: str) -> Suite:
     engines = {entry.engine or suite.engine for entry in suite.entries()}
     if suite.backend != "auto" and engines == {"recbox"}:
         raise UserError(f"{where}: backend {suite.backend!r} is of the fast engine, and every run has engine: recbox")
+    _check_kind(suite, content, where)
     if not (suite.datasets if suite.kind == "data" else suite.entries()):
         raise UserError(f"{where}: lists nothing to run")
     return suite
+
+
+def _check_kind(suite: Suite, keys: Iterable[str], where: str) -> None:
+    """Refuse keys that a suite of this kind would never read."""
+    if suite.kind == "data":
+        unread, instead = [key for key in keys if key not in DATA_SUITE_KEYS], f"allowed: {', '.join(DATA_SUITE_KEYS)}"
+    else:
+        unread, instead = [key for key in keys if key == "datasets"], "data sets are named by kind: data"
+    if unread:
+        raise UserError(f"{where}: {unread[0]} means nothing in a suite with kind: {suite.kind}; {instead}")
 
 
 def make_cells(

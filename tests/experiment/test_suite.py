@@ -41,6 +41,14 @@ def test_every_committed_suite_is_valid(name, tmp_path):
         ),
         ({"experiments": ["MF_tiny_mml"], "engine": "fst"}, r"engine 'fst' is unknown; did you mean 'fast'"),
         ({"experiments": []}, r"x.yaml: lists nothing to run"),
+        (
+            {"kind": "data", "datasets": ["tiny"], "screen": {"suite": "y", "keep": 1}},
+            r"x.yaml: screen means nothing in a suite with kind: data; allowed: title, about, kind, paper, datasets",
+        ),
+        (
+            {"experiments": ["MF_tiny_mml"], "datasets": ["tiny"]},
+            r"x.yaml: datasets means nothing in a suite with kind: metrics; data sets are named by kind: data",
+        ),
         ({"experiments": ["MF_tiny_mml"], "seeds": [-1]}, r"x.yaml: seeds.0: "),
         ({"experiments": [{"expid": "MF_tiny_mml", "set": {"epochz": 3}}]}, r"unknown key 'epochz'"),
         (
