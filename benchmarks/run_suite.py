@@ -96,7 +96,7 @@ def run_suite(options: argparse.Namespace) -> int:
     asked = [cell for cell in named if (cell.group, cell.label) not in screened]
     if len(asked) < len(named):
         print(f"{len(named) - len(asked)} of {len(named)} cells are screened out")
-    collector = Collector(stem, merged(whole, cells), hide=ROOT, screened=screened)
+    collector = Collector(stem, merged(whole, cells), hide=ROOT, screened=screened, fingerprint=data_of)
     outcomes = work(without_rows(asked, stem) if options.new else asked, collector, options)
     collector.add_bootstraps()
     if not options.no_report:
@@ -159,9 +159,14 @@ def without_rows(cells: list[Cell], stem: Path) -> list[Cell]:
 
     def stands(cell: Cell) -> bool:
         of = known.get(tuple(description(cell)[key] for key in keys))
-        return of is not None and fingerprint_here(Path(cell.experiment.params["train_data"]).parent) in (of, "")
+        return of is not None and data_of(cell) in (of, "")
 
     return [cell for cell in cells if not stands(cell)]
+
+
+def data_of(cell: Cell) -> str:
+    """What rows call the cell's data; "" where they are not here."""
+    return fingerprint_here(Path(cell.experiment.params["train_data"]).parent)
 
 
 @cache

@@ -81,3 +81,24 @@ def interruptible() -> Iterator[Callable[[], None]]:
         yield remember.check
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def termination_interrupts() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt: who waits for processes of its own stops them first, as after Ctrl-C.
+
+    Does nothing outside the main thread or where somebody else handles (or ignores) the signal.
+    """
+    own = threading.current_thread() is threading.main_thread()
+    if not own or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -27,6 +27,7 @@ from mml_plugin.experiment.logs import show_duration
 from mml_plugin.experiment.run import RunRequest, run
 from mml_plugin.experiment.suite import Cell
 from mml_plugin.files import make_folder, writing
+from mml_plugin.interrupts import termination_interrupts
 
 DONE, FAILED, MISSING, ELSEWHERE = "done", "failed", "missing", "running elsewhere"
 POLL_SECONDS = 1.0
@@ -54,9 +55,8 @@ class Matcher:
 
     def why_not(self, cell: Cell) -> str:
         """Why the finished run in the cell's folder is another one; "" when it is the cell's."""
-        result = cell.folder.read_result()
-        there = Conditions(str(result["backend"]), str(result["device"]).split(":")[0], int(result["threads"]))
-        if result.get("identity") != self._identity(cell, there):
+        there = self._conditions_there(cell)
+        if not self._same_run(cell, there):
             return f"{cell.folder.path} holds a run of another configuration or other data; --overwrite begins it anew"
         here = self.conditions(cell.request)
         if self.any_machine or there == here:
@@ -70,11 +70,38 @@ class Matcher:
             "is, --overwrite begins it anew"
         )
 
+    def check_made(self, cell: Cell) -> str:
+        """Why the run that just ended in the cell's folder is not the cell's: its files were changed meanwhile."""
+        if self._same_run(cell, self._conditions_there(cell)):
+            return ""
+        return (
+            f"{cell.folder.path} holds a run of another configuration or other data than the suite was read with: they "
+            "were changed meanwhile; --overwrite begins it anew"
+        )
+
+    @staticmethod
+    def _conditions_there(cell: Cell) -> Conditions:
+        result = cell.folder.read_result()
+        return Conditions(str(result["backend"]), str(result["device"]).split(":")[0], int(result["threads"]))
+
+    def _same_run(self, cell: Cell, conditions: Conditions) -> bool:
+        return cell.folder.read_result().get("identity") == self._identity(cell, conditions)
+
+    def fingerprint(self, cell: Cell) -> str:
+        """The fingerprint of the cell's data; "" where they cannot be read."""
+        try:
+            return self._data_of(cell)["fingerprint"]
+        except UserError:
+            return ""
+
     def _identity(self, cell: Cell, conditions: Conditions) -> str:
+        return identity_of(cell.experiment, cell.request, cell.seed, self._data_of(cell), conditions)
+
+    def _data_of(self, cell: Cell) -> dict[str, str]:
         folder = check_data(cell.experiment.params)
         if folder not in self._data:
             self._data[folder] = data_identity(load(folder))
-        return identity_of(cell.experiment, cell.request, cell.seed, self._data[folder], conditions)
+        return self._data[folder]
 
     @staticmethod
     def conditions(request: RunRequest) -> Conditions:
@@ -109,8 +136,12 @@ class Runner:
         """Run every cell that is not finished; a failed one does not stop the others.
 
         Raises:
-            KeyboardInterrupt: after Ctrl-C, with the running cell's state kept.
+            KeyboardInterrupt: after Ctrl-C or SIGTERM, with the running cell's state kept.
         """
+        with termination_interrupts():
+            return self._run(cells)
+
+    def _run(self, cells: Sequence[Cell]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         started, ran = time.monotonic(), 0
         self._began = time.time()
@@ -119,8 +150,7 @@ class Runner:
             try:
                 outcome, new = self._claim_and_run(cell, f"[{number}/{len(cells)}] {cell.name}")
             except KeyboardInterrupt:
-                goes_on = "without --overwrite it goes" if self.overwrite else "the same command goes"
-                self.say(f"stopped in cell {number} of {len(cells)}; {goes_on} on from here")
+                self.say(f"stopped in cell {number} of {len(cells)}; {self._how_to_go_on()}")
                 raise
             outcomes.append(outcome)
             ran += new
@@ -131,6 +161,11 @@ class Runner:
                 more = f", about {show_duration(left)} left" if new and number < len(cells) else ""
                 self.say(f"[{number}/{len(cells)}] {cell.name}: {outcome.state} {outcome.error} ({spent}{more})")
         return outcomes
+
+    def _how_to_go_on(self) -> str:
+        if not self.overwrite:
+            return "the same command goes on from here"
+        return "the same command begins anew, without --overwrite it goes on from here and keeps what runs are left"
 
     def _claim_and_run(self, cell: Cell, title: str) -> tuple[Outcome, bool]:
         """Run one cell unless it is finished or somebody else's; returns also whether it was run now."""
@@ -153,6 +188,7 @@ class Runner:
             resume = folder.checkpoint.is_file() and not self.overwrite
             request = replace(cell.request, resume=resume, overwrite=self.overwrite)
             error = self._isolated(request, cell, title) if self.isolated else _in_process(request)
+            error = error or self.matcher.check_made(cell)
             return Outcome(cell, FAILED if error else DONE, error), True
         except UserError as error:
             return Outcome(cell, FAILED, str(error)), False

@@ -12,7 +12,7 @@ import numpy as np
 from filelock import FileLock
 
 from mml_plugin.experiment import kept_users
-from mml_plugin.experiment.cells import DONE, MISSING, Outcome
+from mml_plugin.experiment.cells import DONE, FAILED, MISSING, Outcome
 from mml_plugin.experiment.run_folder import RunFolder, band_column, history_thresholds
 from mml_plugin.experiment.suite import SHORT, Cell, dataset_of, show
 from mml_plugin.files import make_folder
@@ -35,6 +35,8 @@ class Collector:
         hide: a path whose occurrences are taken out of commands.
         screened: (group, label) of cells that are to have no whole run -> why. What was measured of them before
             stays in their rows, and no report shows it.
+        fingerprint: a cell -> the fingerprint of its data as they are now, "" where they cannot be read. What was
+            measured on other data stays in its row, and no report shows it.
     """
 
     def __init__(
@@ -43,15 +45,17 @@ class Collector:
         cells: Sequence[Cell],
         hide: Path | None = None,
         screened: Mapping[tuple[str, str], str] | None = None,
+        fingerprint: Callable[[Cell], str] = lambda cell: "",
     ) -> None:
         self.stem, self.cells, self.hide, self.screened = stem, list(cells), hide, dict(screened or {})
+        self._data = {_settings(description(cell)): fingerprint(cell)[:FINGERPRINT] for cell in self.cells}
         make_folder(stem.parent)
         self._lock = FileLock(str(stem.parent / f".{stem.name}.lock"))
 
     def update(self, outcomes: Iterable[Outcome]) -> Rows:
         """Put the outcomes' rows in place of the same cells' older ones.
 
-        A cell that failed or is missing keeps an older result's row: what was measured stays.
+        A cell that failed or is missing keeps an older result's row: what was measured stays, beside the error.
         """
         with self._lock:
             rows = Rows.load(self.stem)
@@ -67,6 +71,8 @@ class Collector:
                 error = outcome.error.replace(f"{self.hide}/", "") if self.hide else outcome.error
                 if old is None or not measured(old):
                     known[name] = {**description(outcome.cell), "state": outcome.state, "error": error}
+                elif outcome.state == FAILED:
+                    old["error"] = error
             rows.cells = self._ordered(known)
             rows.history = [row for cell in rows.cells if measured(cell) for row in epochs.get(cell["cell"], [])]
             rows.save(self.stem)
@@ -90,17 +96,19 @@ class Collector:
     def _ordered(self, known: dict[str, Row]) -> list[Row]:
         """The suite's cells in its order, then older results of cells that it does not ask for (other seeds).
 
-        A result of other settings than the cells under its label now have is marked: it is kept, no report shows it.
+        A result of other settings or data than the cells under its label now have is marked: it is kept, no report
+        shows it.
         """
         asked = {cell.name: description(cell) for cell in self.cells}
-        current = {_settings(row) for row in asked.values()}
         for name, row in asked.items():
             old = known.setdefault(name, {**row, "state": MISSING})
             if not measured(old) or old.get("config_hash") == row["config_hash"]:
                 old.update(row)
         for row in known.values():
             if measured(row):
-                row["state"], row["error"] = DONE if _settings(row) in current else OUTDATED, ""
+                if row["state"] == SCREENED_OUT:
+                    row["error"] = ""
+                row["state"] = DONE if self._is_current(row) else OUTDATED
             elif row["state"] == SCREENED_OUT:
                 row["state"], row["error"] = MISSING, ""
             why = self.screened.get((row["group"], row["label"]))
@@ -112,6 +120,11 @@ class Collector:
         kept = [row for name, row in known.items() if name in asked or measured(row)]
         last = len(place)
         return sorted(kept, key=lambda row: (place.get((row["group"], row["label"]), last), int(row["seed"])))
+
+    def _is_current(self, row: Row) -> bool:
+        """Whether a measured row has the settings, and the data, that the suite's cells now have."""
+        data = self._data.get(_settings(row))
+        return data is not None and data in ("", row.get("data_fingerprint"))
 
     def _row(self, cell: Cell) -> Row:
         result = cell.folder.read_result()

@@ -5,21 +5,22 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from filelock import FileLock
 
 from mml_plugin.data.importing import import_csv
 from mml_plugin.data.interactions import load, read_corpus
 from mml_plugin.errors import UserError, nearest
-from mml_plugin.experiment.config import MODELS
 from mml_plugin.experiment.dataset import carve
 from mml_plugin.experiment.suite import SHORT, Suite, make_suite, show
-from mml_plugin.files import atomic_write, checksum, make_folder
+from mml_plugin.files import atomic_write, checksum, make_folder, writing
 from mml_plugin.registry import available_losses, get_spec
 
 DATASET = "own"
@@ -42,6 +43,10 @@ BASE: dict[str, Any] = {
     "sampling_num_process": 1,
     "fix_sampling_seeds": True,
     "ignore_pos_items": False,
+    "num_negs": 100,
+    "epochs": 100,
+    "patience": 10,
+    "seed": 2019,
 }
 MODEL_KEYS: dict[str, dict[str, Any]] = {
     "MF": {"embedding_dropout": 0.1, "regularizer": 1e-9},
@@ -91,7 +96,9 @@ LOSS_SPACES: dict[str, dict[str, list[Any]]] = {
     "ContrastiveLoss": {"margin": [1.0, 0.5, 0.75, 1.25]},
     "TripletLoss": {"margin": [0.2, 0.1, 0.5, 1.0]},
 }
-COMMON_SPACE: dict[str, list[Any]] = {"learning_rate": [1e-3, 3e-4, 3e-3, 1e-4], "embedding_dim": [64, 32, 128]}
+# The same choice for every loss, the default first; the number of dimensions is nobody's merit and stays.
+LEARNING_RATES = [1e-3, 5e-4, 2e-3, 3e-4, 3e-3, 1e-4, 5e-3, 2e-4, 7e-4, 1.5e-3, 7e-3, 1e-2]
+FEW_VALIDATION = 200  # interactions; with fewer, the best epoch and cell are chosen by luck
 
 
 @dataclass(frozen=True)
@@ -138,31 +145,26 @@ def prepare(
     Raises:
         UserError: for unreadable files, unknown losses, and more cells than a loss has.
     """
-    if model not in MODELS:
-        raise UserError(f"--model: there is no model {model!r}; {nearest(model, MODELS)}")
+    model = _model_name(model)
     suite_keys = {"protocol": "held-out", "valid_share": 0.1, **keys}
     names = _loss_names(losses)
     spaces = {name: tuning_cells(name, cells, seed) for name in names}
-    folder, notes = import_files(train, test, out)
-    config_dir = make_folder(out / "config")
-    blocks = {
-        f"{model}_{DATASET}_{_word(name)}": _experiment(model, name, negatives, epochs, patience, seed)
-        for name in names
-    }
-    _write_yaml(config_dir / "model_config.yaml", blocks)
-    _write_yaml(config_dir / "dataset_config.yaml", {DATASET: _dataset(model, folder)})
+    with _prepared_by_one(out):
+        folder, notes = import_files(train, test, out)
+        config_dir = write_config(out, folder)
+    own = {"num_negs": negatives, "epochs": epochs, "patience": patience}
     lines = [
         {
-            "expid": expid,
+            "expid": _expid(model, name),
             "label": _label(name, choice),
             "family": SHORT.get(name, name) if cells > 1 else "",
-            "set": choice,
+            "set": {**own, **choice},
         }
-        for expid, name in zip(blocks, names)
+        for name in names
         for choice in spaces[name]
     ]
     if suite_keys["protocol"] == "held-out":
-        carve(load(folder), suite_keys["valid_share"])  # says now, not in every cell, that nothing is left
+        notes += _validation_notes(folder, suite_keys["valid_share"])
     title = f"{', '.join(SHORT.get(name, name) for name in names)} on {train.name}"
     suite = make_suite({"title": title, "experiments": lines, "seeds": [seed], **suite_keys}, "mml compare")
     chosen_on = "validation" if suite_keys["protocol"] == "held-out" else "test"
@@ -174,18 +176,49 @@ def prepare(
     return OwnData(suite, config_dir, (tuned, *notes))
 
 
+@contextmanager
+def _prepared_by_one(out: Path) -> Iterator[None]:
+    """Hold ``out`` for this process; what is refused leaves no folder that was not there."""
+    fresh, lock = not out.exists(), out / ".prepare.lock"
+    make_folder(out)
+    try:
+        with writing(out), FileLock(str(lock)):
+            yield
+    except UserError:
+        if fresh:
+            lock.unlink(missing_ok=True)
+            with suppress(OSError):
+                out.rmdir()
+        raise
+
+
+def _model_name(word: str) -> str:
+    known = {name.lower(): name for name in MODEL_KEYS}
+    if word.lower() not in known:
+        raise UserError(f"--model: there is no model {word!r}; {nearest(word, MODEL_KEYS)}")
+    return known[word.lower()]
+
+
+def _validation_notes(folder: Path, share: float) -> list[str]:
+    """How much validation there is to choose by; refused now, not in every cell, when there is none."""
+    data = load(folder)
+    carved = carve(data, share)
+    count, users = len(carved.items), int((np.diff(carved.indptr) > 0).sum())
+    said = f"Validation: {count:,} training interactions of {users:,} of {data.num_users:,} users"
+    if users < data.num_users:
+        said += " (the others have too few to spare one)"
+    if count < FEW_VALIDATION:
+        said += "; by so few, the best epoch is chosen by luck: take a larger --valid-share (up to 0.5) or more data"
+    return [f"{said}."]
+
+
 def _loss_names(losses: Sequence[str]) -> list[str]:
     names = list(dict.fromkeys(get_spec(word).name for word in losses))
     for name in names:
-        required = [p.name for p in get_spec(name).parameters if p.required]
-        missing = [key for key in required if key not in LOSS_KEYS.get(name, {})]
+        missing = _missing_keys(name)
         if missing:
-            usable = [
-                s.name for s in available_losses() if s.name in LOSS_KEYS or not any(p.required for p in s.parameters)
-            ]
-            raise UserError(
-                f"--losses: {name} has no default {missing[0]} to compare with; usable: {', '.join(usable)}"
-            )
+            usable = ", ".join(spec.name for spec in available_losses() if _is_usable(spec.name))
+            raise UserError(f"--losses: {name} has no default {missing[0]} to compare with; usable: {usable}")
     if len(names) < 2:
         raise UserError("--losses: give at least two different losses, for example ccl,mml,bsl")
     return names
@@ -203,27 +236,56 @@ def _label(name: str, choice: Mapping[str, Any]) -> str:
 def tuning_cells(loss: str, count: int, seed: int) -> list[dict[str, Any]]:
     """``count`` different settings of a loss: its defaults first, then a random choice from its space by seed.
 
+    The learning rates are the same for every loss, cell by cell: no loss is luckier with them than another.
+
     Raises:
         UserError: when the space has fewer.
     """
     if count == 1:
         return [{}]
-    space = {**LOSS_SPACES.get(loss, {}), **COMMON_SPACE}
+    space = LOSS_SPACES.get(loss, {})
     default, *others = [dict(zip(space, values)) for values in itertools.product(*space.values())]
-    if count > 1 + len(others):
-        raise UserError(f"--cells {count}: {loss} has {1 + len(others)} cells and every loss gets the same number")
-    return [default, *random.Random(f"{seed} {loss}").sample(others, count - 1)]
+    most = (1 + len(others)) * len(LEARNING_RATES)
+    if count > most:
+        raise UserError(f"--cells {count}: {loss} has {most} cells and every loss gets the same number")
+    draw = random.Random(f"{seed} {loss}")
+    # Of each rate, the loss's own settings in an order of its own; the default cell is taken already.
+    left = {rate: draw.sample([default, *others], 1 + len(others)) for rate in LEARNING_RATES}
+    left[LEARNING_RATES[0]].remove(default)
+    chosen = [{**left[rate].pop(), "learning_rate": rate} for rate in _rates(count - 1, seed)]
+    return [{**default, "learning_rate": LEARNING_RATES[0]}, *chosen]
+
+
+def _rates(count: int, seed: int) -> list[float]:
+    """Learning rates of the cells after the default one: every rate once, in random order, then all of them again."""
+    draw = random.Random(seed)
+    rates = draw.sample(LEARNING_RATES[1:], len(LEARNING_RATES) - 1)
+    while len(rates) < count:
+        rates += draw.sample(LEARNING_RATES, len(LEARNING_RATES))
+    return rates[:count]
 
 
 def import_files(train: Path, test: Path, out: Path) -> tuple[Path, list[str]]:
-    """Import the two files into ``out/data/own`` unless it holds these very files; returns the notes made then."""
+    """Import the two files into ``out/data/own`` unless it holds these very files; returns the notes made then.
+
+    Raises:
+        UserError: for missing or unreadable files, and when ``out`` holds a comparison of other ones.
+    """
     for path in (train, test):
         if not path.is_file():
             raise UserError(f"there is no file {path}")
     folder = out / "data" / DATASET
-    sums = {name: checksum(path, "sha256") for name, path in (("train", train), ("test", test))}
+    path_of = {"train": train, "test": test}
+    sums = {name: checksum(path, "sha256") for name, path in path_of.items()}
     mark = out / "data" / "files.json"
-    if not (mark.is_file() and json.loads(mark.read_text("utf-8")) == sums and _is_whole(folder)):
+    before = json.loads(mark.read_text("utf-8")) if mark.is_file() else sums
+    if before != sums:
+        other = next(name for name in sums if before.get(name) != sums[name])
+        raise UserError(
+            f"{out} holds a comparison on other data: --{other} {path_of[other]} is not the file it was made from; "
+            "give another folder with --out"
+        )
+    if not (mark.is_file() and _is_whole(folder)):
         import_csv(DATASET, train, test, out / "data", drop_cold_users=True, overwrite=True, distinct=True)
         with atomic_write(mark) as stream:
             json.dump(sums, stream)
@@ -244,17 +306,48 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _experiment(model: str, loss: str, negatives: int, epochs: int, patience: int, seed: int) -> dict[str, Any]:
-    own = {"num_negs": negatives, "epochs": epochs, "patience": patience, "seed": seed}
-    return {
-        "model": model,
-        "dataset_id": DATASET,
-        **BASE,
-        **MODEL_KEYS[model],
-        **own,
-        "loss": loss,
-        **LOSS_KEYS.get(loss, {}),
+def write_config(out: Path, folder: Path) -> Path:
+    """Write one experiment per model and loss that needs no more keys, all with their defaults; returns the folder.
+
+    It is the same for every comparison in ``out``, what differs is overridden: a second one changes nothing under the
+    first.
+    """
+    config_dir = make_folder(out / "config")
+    blocks = {
+        _expid(model, spec.name): {
+            "model": model,
+            "dataset_id": _dataset_id(model),
+            **BASE,
+            **MODEL_KEYS[model],
+            "loss": spec.name,
+            **LOSS_KEYS.get(spec.name, {}),
+        }
+        for model in MODEL_KEYS
+        for spec in available_losses()
+        if _is_usable(spec.name)
     }
+    _write_yaml(config_dir / "model_config.yaml", blocks)
+    data = {_dataset_id(model): _dataset(model, folder) for model in MODEL_KEYS}
+    _write_yaml(config_dir / "dataset_config.yaml", data)
+    return config_dir
+
+
+def _expid(model: str, loss: str) -> str:
+    return f"{model}_{DATASET}_{_word(loss)}"
+
+
+def _dataset_id(model: str) -> str:
+    return f"{DATASET}_{model.lower()}"
+
+
+def _missing_keys(name: str) -> list[str]:
+    required = [p.name for p in get_spec(name).parameters if p.required]
+    return [key for key in required if key not in LOSS_KEYS.get(name, {})]
+
+
+def _is_usable(name: str) -> bool:
+    """Whether a loss can be compared without more being said about it."""
+    return not _missing_keys(name)
 
 
 def _dataset(model: str, folder: Path) -> dict[str, Any]:

@@ -35,10 +35,11 @@ def run_cells(
     Raises:
         KeyboardInterrupt: after Ctrl-C; what is finished is kept.
     """
-    collector = Collector(out / STEM, [*beside, *cells])
+    matcher = matcher or Matcher()
+    collector = Collector(out / STEM, [*beside, *cells], fingerprint=matcher.fingerprint)
     collector.update([])
     runner = Runner(
-        out / "logs", matcher or Matcher(), overwrite, isolated=isolated, say=say,
+        out / "logs", matcher, overwrite, isolated=isolated, say=say,
         on_outcome=lambda outcome: collector.update([outcome]),
     )  # fmt: skip
     return runner.run(cells)

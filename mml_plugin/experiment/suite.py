@@ -378,7 +378,15 @@ def comparison(expids: Sequence[str], config_dir: Path, overrides: Iterable[str]
         raise UserError("give at least two different experiments to compare")
     words = list(overrides)
     resolved = {e: load_experiment(config_dir, e, words) for e in expids}
-    lines = [{"expid": e, "group": f"on {dataset_of(experiment)}"} for e, experiment in resolved.items()]
+    data = {e: dataset_of(experiment) for e, experiment in resolved.items()}
+    alone = [e for e, name in data.items() if list(data.values()).count(name) == 1]
+    if alone:
+        others = ", ".join(sorted({name for e, name in data.items() if e != alone[0]}))
+        raise UserError(
+            f"{alone[0]} is on {data[alone[0]]} and nothing else is (the others: {others}): losses are compared on the "
+            "same data, so name another experiment on it or leave it out"
+        )
+    lines = [{"expid": e, "group": f"on {name}"} for e, name in data.items()]
     title = " against ".join(dict.fromkeys(expids)) if len(expids) < 4 else f"{len(expids)} experiments"
     return make_suite({"title": title, "experiments": lines, **keys}, "mml compare")
 

@@ -12,6 +12,7 @@ from mml_plugin.report.comparison import (
     Group,
     Line,
     Test,
+    common_seeds,
     compare,
     groups_of,
     mean_curve,
@@ -32,6 +33,7 @@ from mml_plugin.report.statistics import MIN_SEEDS, PairedTest
 PAPER_COLUMNS = {"Recall(k=20)": "recall_at_20", "NDCG(k=20)": "ndcg_at_20"}
 GAIN_COLUMNS = {"Recall(k=20)": "recall_gain_percent", "NDCG(k=20)": "ndcg_gain_percent"}
 FEW = 12
+_KEPT = {"done": "failed; an earlier result is shown", "outdated": "failed; an earlier result is left out"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def build(spec: Spec, rows: Rows) -> Document:
     if spec.kind == "data":
         _data(document, spec, rows)
         return document
-    add(Text(SAYS[only_protocol(rows.cells)]))
+    add(Text(SAYS[only_protocol(row for row in rows.cells if row["state"] != "outdated")]))
     done = rows.done()
     _holes(document, rows)
     if not done:
@@ -153,7 +155,8 @@ def _thousands(text: str) -> str:
 
 def _holes(document: Document, rows: Rows) -> None:
     """What is not there, and why: failed cells with their error, missing ones by name."""
-    failed = [row for row in rows.cells if row["state"] not in ("done", "missing", "outdated", "screened out")]
+    quiet = ("done", "missing", "outdated", "screened out")
+    failed = [row for row in rows.cells if row["state"] not in quiet or (row["state"] in _KEPT and row["error"])]
     missing = [row for row in rows.cells if row["state"] == "missing"]
     outdated = [row for row in rows.cells if row["state"] == "outdated"]
     if missing:
@@ -162,11 +165,18 @@ def _holes(document: Document, rows: Rows) -> None:
     document.blocks += _screened(rows)
     if outdated:
         said = sorted({f"{row['label']} ({row['group']})" for row in outdated})
-        document.blocks.append(Text(f"Left out, measured with settings that are no longer the suite's: {_few(said)}."))
+        document.blocks.append(
+            Text(f"Left out, measured with settings or data that are no longer the suite's: {_few(said)}.")
+        )
     if failed:
         document.blocks.append(Heading("Cells without a result"))
-        cells = [[row["cell"], f"{row['label']} ({row['group']})", row["state"], row["error"]] for row in failed]
+        cells = [[row["cell"], f"{row['label']} ({row['group']})", _state(row), row["error"]] for row in failed]
         document.blocks.append(Table(["cell", "what", "state", "error"], cells, left=4))
+
+
+def _state(row: Row) -> str:
+    """A failed cell's state, and what became of a result that it had before."""
+    return _KEPT.get(row["state"], row["state"])
 
 
 def _screened(rows: Rows) -> list[Text | Items]:
@@ -492,25 +502,37 @@ def _tuning(document: Document, rows: Rows) -> None:
             line = groups.setdefault(row["group"], {}).setdefault(row["label"], Line(row["label"], {}))
             line.runs[row["seed"]] = row
     for group, lines in groups.items():
-        ordered = [
-            x
-            for name in dict.fromkeys(line.first["family"] for line in lines.values())
-            for x in ranked([line for line in lines.values() if line.first["family"] == name])
-        ]
-        if len({(line.first["monitor"], line.first.get("monitor_mode")) for line in ordered}) == 1:
-            ordered = ranked(ordered)
+        families: dict[str, list[Line]] = {}
+        for line in lines.values():
+            families.setdefault(line.first["family"], []).append(line)
+        # The seeds that chose: the chosen cell's further ones say nothing about the others.
+        seeds = {name: common_seeds(members) for name, members in families.items()}
+        ordered = [line for name, members in families.items() for line in ranked(members, seeds[name] or None)]
+        alike = len({(line.first["monitor"], line.first.get("monitor_mode")) for line in ordered}) == 1
+        if alike and len({tuple(own) for own in seeds.values()}) == 1:
+            ordered = ranked(ordered, next(iter(seeds.values())) or None)
         counts = cells_with_result(rows, group)
         name = _monitor_words(ordered[0].first)
         said = _selected(ordered[0].first)
-        table = [[line.first["family"], line.name, _number(monitor(line), 5)] for line in ordered]
+        table = [
+            [line.first["family"], line.name, _number(monitor(line, seeds[line.first["family"]] or None), 5)]
+            for line in ordered
+        ]
         document.blocks += [
             Heading(f"Tuning cells, {group}"),
-            Text(f"Cells with a result: {_with_a_result(counts)}."),
+            Text(f"Cells with a result: {_with_a_result(counts)}.{_more_seeds(families, seeds)}"),
             Table(["family", "cell", f"{name} on {said}"], table, 2),
         ]
         sentence = _bought(group, groups_of(row for line in lines.values() for row in line.runs.values()))
         if sentence and not unfinished(rows, group):
             document.blocks.append(Text(sentence))
+
+
+def _more_seeds(families: Mapping[str, Sequence[Line]], seeds: Mapping[str, Sequence[str]]) -> str:
+    """On which seeds cells are compared, where some have more."""
+    more = any(len(line.runs) > len(seeds[name]) for name, members in families.items() for line in members)
+    shared = sorted({seed for own in seeds.values() for seed in own}, key=int)
+    return f" Compared on seed {' '.join(shared)}, which all of them have." if more and shared else ""
 
 
 def cells_with_result(rows: Rows, group: str) -> dict[str, tuple[int, int]]:

@@ -120,7 +120,7 @@ def _chosen(lines: list[Line]) -> list[Line]:
         families.setdefault(line.first.get("family") or f"\0{line.name}", []).append(line)
     found = []
     for name, members in families.items():
-        seeds = sorted(set.intersection(*(set(line.runs) for line in members)), key=int)
+        seeds = common_seeds(members)
         if name.startswith("\0"):
             found += members
         else:
@@ -169,9 +169,14 @@ def monitor(line: Line, seeds: Iterable[str] | None = None) -> float | None:
     return None
 
 
+def common_seeds(members: Sequence[Line]) -> list[str]:
+    """The seeds that all of them have, rising."""
+    return sorted(set.intersection(*(set(line.runs) for line in members)), key=int)
+
+
 def shared_seeds(first: Line, second: Line) -> list[str]:
     """The seeds that both have, rising."""
-    return sorted(set(first.runs) & set(second.runs), key=int)
+    return common_seeds((first, second))
 
 
 def percent(first: Line, second: Line, column: str) -> float | None:

@@ -14,7 +14,8 @@ SAYS = {
     "paper": "Selected on test (protocol paper): the reported epoch is the best one on the test split itself, as the "
     "paper and SimpleX choose it. That flatters every loss a little and is kept only to compare with the paper.",
     "held-out": "Selected on validation (protocol held-out): the reported epoch is the best one on a validation split "
-    "carved from each user's training items; the test split was read once, at the end of each run.",
+    "carved from each user's training items (users with few give none); the test split was read once, at the end of "
+    "each run.",
 }
 
 

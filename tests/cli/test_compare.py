@@ -17,6 +17,7 @@ from mml_plugin.experiment import own_data, side_by_side
 from mml_plugin.experiment.cells import Runner
 from mml_plugin.report.rows import Rows
 
+OWN = ["--train", "my_train.csv", "--test", "my_test.csv", "--losses"]
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 SMALL = ("epochs=2", "verbose=0", "embedding_dim=8", "num_negs=10", "batch_size=64")
 SETS = [word for setting in SMALL for word in ("--set", setting)]
@@ -127,16 +128,44 @@ def test_an_import_with_items_in_two_orders_is_made_again(files):
     assert corpus.read_text() == whole
 
 
-def test_more_epochs_need_overwrite_which_is_there(files, capsys):
+def test_other_options_are_other_runs(files):
     words = ["compare", "--train", "my_train.csv", "--test", "my_test.csv", "--losses", "ccl,mml", "--seeds", "1",
              "--negatives", "10", "--out", "out", "--epochs"]  # fmt: skip
     assert compare([*words, "1"]) == 0
-    assert compare([*words, "2"]) == 1
-    assert "--overwrite begins it anew" in capsys.readouterr().err
-    assert compare([*words, "2", "--overwrite"]) == 0
-    rows = Rows.load(files / "out" / "rows").done()
-    assert [row["epochs"] for row in rows] == ["2", "2"]
+    config = (files / "out/config/model_config.yaml").read_bytes()
+    assert compare([*words, "2"]) == 0
+    rows = Rows.load(files / "out" / "rows")
+    assert [row["epochs"] for row in rows.done()] == ["2", "2"]
+    assert [row["epochs"] for row in rows.cells if row["state"] == "outdated"] == ["1", "1"]
+    # A comparison that was running meanwhile would have gone on reading what it began with.
+    assert (files / "out/config/model_config.yaml").read_bytes() == config
+    assert compare([*words, "1", "--overwrite"]) == 0
     assert "--overwrite" not in (files / "out" / "report.md").read_text().split("Written by")[1].split("\n")[0]
+
+
+def test_a_folder_holds_comparisons_on_the_same_files_only(files, capsys):
+    words = ["compare", *OWN, "ccl,mml", "--seeds", "1", "--epochs", "1", "--out", "out"]
+    assert compare(words) == 0
+    capsys.readouterr()
+    before = {path: path.read_bytes() for path in (files / "out").rglob("*.c*") if path.is_file()}
+    with open("my_train.csv", "a") as stream:
+        stream.write("anna 1,item-1\n")
+    for more in ([], ["--overwrite"]):
+        assert compare([*words, *more]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: out holds a comparison on other data: --train my_train.csv is not the file")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_short_histories_leave_little_validation_and_that_is_said(files, capsys):
+    rows = [(f"u{u}", f"i{(u + k) % 30}") for u in range(30) for k in range(5)]
+    write(files / "my_train.csv", [*rows, *(("u0", f"i{k}") for k in range(10, 20))])
+    write(files / "my_test.csv", [(f"u{u}", f"i{(u + 7) % 30}") for u in range(30)])
+    own = own_data.prepare(Path("my_train.csv"), Path("my_test.csv"), ["ccl", "mml"], Path("out"))
+    (said,) = [note for note in own.notes if note.startswith("Validation: ")]
+    # 15 items times 0.1 is 2 (rounded half to even); every other user has 5, and half an item is none.
+    assert said.startswith("Validation: 2 training interactions of 1 of 30 users (the others have too few")
+    assert "chosen by luck" in said
 
 
 def test_own_files_with_tuning_cells(files):
@@ -168,9 +197,6 @@ def test_simplex_on_own_files(files):
     assert compare(words) == 0
 
 
-OWN = ["--train", "my_train.csv", "--test", "my_test.csv", "--losses"]
-
-
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -188,6 +214,8 @@ OWN = ["--train", "my_train.csv", "--test", "my_test.csv", "--losses"]
         (["MF_tiny_ccl", "MF_tiny_mml", "--gpu", "9"], "--gpu 9 is not there"),
         (["MF_tiny_ccl", "MF_tiny_mml", "--valid-share", "0.2"], "--valid-share is for --protocol held-out"),
         (["MF_tiny_ccl", "MF_tiny_mml", "--protocol", "papr"], "protocol 'papr' is unknown; did you mean 'paper'"),
+        (["MF_yelp_ccl", "MF_yelp_mml", "MF_gowalla_mml"],
+         "MF_gowalla_mml is on gowalla and nothing else is (the others: yelp18)"),
         (["--train", "my_train.csv"], "give either experiments, or all three"),
         (["--train", "no.csv", "--test", "my_test.csv", "--losses", "ccl,mml"], "there is no file no.csv"),
         (["--train", "few.csv", "--test", "my_test.csv", "--losses", "ccl,mml"], "share 0.1 leaves no validation item"),
@@ -212,5 +240,9 @@ def test_every_loss_gets_as_many_different_cells():
         assert len({json.dumps(cell, sort_keys=True, default=str) for cell in map(str, cells)}) == 12
         assert own_data.tuning_cells(loss, 12, 1) == cells
         assert own_data.tuning_cells(loss, 5, 1)[0] == cells[0]
+    rates = [[cell["learning_rate"] for cell in own_data.tuning_cells(loss, 30, 1)] for loss in own_data.LOSS_SPACES
+             if len(own_data.LOSS_SPACES[loss]) > 1]  # fmt: skip
+    assert len(rates) > 2
+    assert all(other == rates[0] for other in rates)
     with pytest.raises(UserError, match="MSELoss has 12 cells and every loss gets the same number"):
         own_data.tuning_cells("MSELoss", 13, 1)

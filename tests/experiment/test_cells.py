@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -87,6 +88,22 @@ def test_a_finished_run_on_other_data_or_conditions_is_not_taken_for_the_cells(h
     assert "another configuration or other data" in outcome.error
 
 
+def test_a_run_of_a_configuration_that_was_edited_meanwhile_is_not_the_cells(home, monkeypatch):
+    cells = cells_of("MF_tiny_mml")
+    real = cells_module.run
+
+    def edited(request):
+        real(dataclasses.replace(request, thresholds=(0.25,), seed=8))
+        made = next(Path("runs/MF_tiny_mml").glob("*s8*"))
+        made.rename(cells[0].folder.path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cells_module, "run", edited)
+        (outcome,) = runner(cells)[0].run(cells)
+    assert outcome.state == FAILED
+    assert "they were changed meanwhile; --overwrite begins it anew" in outcome.error
+
+
 def test_a_cut_cell_resumes_to_the_undisturbed_end(home, monkeypatch):
     whole = cells_of("MF_tiny_mml", runs="whole")
     runner(whole)[0].run(whole)
@@ -160,18 +177,19 @@ def test_ctrl_c_stops_the_cell_and_the_same_command_goes_on(home):
     words = [sys.executable, str(ROOT / "benchmarks" / "run_suite.py"), str(suite), "--results", "results",
              "--reports", "reports"]  # fmt: skip
     epochs = [0]
-    for _ in range(2):
+    for sent in (signal.SIGINT, signal.SIGTERM):  # the cell's process has a session of its own: it must not live on
         process = subprocess.Popen(
             words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
         )
         deadline = time.monotonic() + 90
         while finished(home) < epochs[-1] + 2 and time.monotonic() < deadline:
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         text, _ = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "stopped in cell 1 of 1; the same command goes on from here" in text
         epochs.append(finished(home))
+        assert not cells_module._is_locked(next((home / "runs" / "MF_tiny_mml").glob("*[!l].lock")))
     assert epochs == sorted(set(epochs))
     assert "Resumed after epoch" in (home / "runs/MF_tiny_mml").glob("*/log.txt").__next__().read_text()
 

@@ -191,11 +191,22 @@ def test_runs_that_measure_something_else_are_reported_too(home, metrics):
 def test_a_failure_never_takes_an_older_result_away(home):
     cells = cells_of("MF_tiny_bsl", seeds=[5])
     collector = collected(cells, "kept")
-    before = collector.update([]).cells
+    (before,) = collector.update([]).cells
     after = collector.update([Outcome(cells[0], FAILED, "disk full")])
-    assert after.cells == before
-    assert after.cells[0]["state"] == DONE
+    assert after.cells == [{**before, "error": "disk full"}]
+    assert before["state"] == DONE
     assert len(after.history) == 2
+    assert collector.update([Outcome(cells[0], DONE)]).cells == [before]
+
+
+def test_a_result_of_other_data_is_kept_and_not_shown(home):
+    cells = cells_of("MF_tiny_bsl", seeds=[5])
+    (before,) = collected(cells, "moved").update([]).cells
+    stem = Path("results") / "moved"
+    assert Collector(stem, cells, fingerprint=lambda cell: before["data_fingerprint"]).update([]).cells == [before]
+    (other,) = Collector(stem, cells, fingerprint=lambda cell: "f" * 64).update([]).cells
+    assert other == {**before, "state": "outdated"}
+    assert Collector(stem, cells, fingerprint=lambda cell: "").update([]).cells == [before]
 
 
 def test_a_failure_never_takes_an_outdated_result_away(home):
@@ -215,7 +226,7 @@ def test_a_failure_never_takes_an_outdated_result_away(home):
     (marked,) = collector.update([]).cells
     assert marked["state"] == "outdated"
     after = collector.update([Outcome(edited[0], FAILED, "disk full")])
-    assert after.cells == [marked]
+    assert after.cells == [{**marked, "error": "disk full"}]
     assert marked["NDCG(k=20)"] == before["NDCG(k=20)"]
     assert len(after.history) == 2
 

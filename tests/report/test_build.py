@@ -127,6 +127,8 @@ def test_two_protocols_never_stand_in_one_report():
     rows.cells.append(cell("CCL", 1, protocol="held-out"))
     with pytest.raises(UserError, match="protocols held-out and paper cannot stand in one report"):
         build(Spec("T"), rows)
+    rows.cells[-1]["state"] = "outdated"  # the suite's file had that protocol once; no table shows it
+    assert "Selected on test" in build(Spec("T"), rows).markdown()
 
 
 def test_a_report_says_its_protocol_in_words():
@@ -175,6 +177,26 @@ def test_results_of_other_settings_are_left_out_and_said():
     text = build(Spec("T"), rows).markdown()
     assert "no longer the suite's: MML (MF on yelp18, 100 negatives)." in text
     assert "±" not in text.split("± is")[0]
+    assert "Cells without a result" not in text
+    rows.cells[-1]["error"], rows.cells[0]["error"] = "disk full", "no data"
+    text = build(Spec("T"), rows).markdown()
+    assert "failed; an earlier result is left out | disk full" in text
+    assert "failed; an earlier result is shown    | no data" in text
+
+
+def test_tuning_cells_are_listed_by_the_seeds_that_chose():
+    rows = tuned()
+    values = {"single 0": ("0.4", "0.1", "0.1"), "single 1": ("0.3",), "several 0": ("0.2",), "several 1": ("0.1",)}
+    rows.cells = [row for row in rows.cells if int(row["seed"]) <= len(values[row["label"]])]
+    for row in rows.cells:
+        row["validation Recall(k=20)"] = values[row["label"]][int(row["seed"]) - 1]
+    text = build(Spec("T"), rows).markdown()
+    assert "Compared on seed 1, which all of them have." in text
+    lines = [line for line in text.split("Tuning cells")[1].splitlines() if line.startswith(("| single", "| several"))]
+    shown = [[word.strip() for word in line.strip("|").split("|")] for line in lines]
+    assert [line[1:] for line in shown] == [
+        ["single 0", "0.40000"], ["single 1", "0.30000"], ["several 0", "0.20000"], ["several 1", "0.10000"],
+    ]  # fmt: skip
 
 
 def tuned(count=2):
