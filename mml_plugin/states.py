@@ -71,9 +71,10 @@ def check_same(path: Path, state: dict[str, Any], **now: Any) -> None:
     """
     for key, value in now.items():
         if state.get(key) != value:
+            how = f"set OMP_NUM_THREADS={state.get(key)}" if key == "threads" else f"use {key} {state.get(key)}"
             raise UserError(
                 f"{path} was written with {key} {state.get(key)} and this process has {value}: the numbers would "
-                f"differ; use {key} {state.get(key)} or begin anew"
+                f"differ; {how} or begin anew"
             )
 
 

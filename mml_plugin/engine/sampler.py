@@ -63,7 +63,7 @@ class NegativeSampler:
                 raise ValueError("alpha needs popularity")
             # On the host: bounds must be the same everywhere, and a GPU's powers and sums end in other digits.
             counts = popularity.double().cpu().clamp_min(0)
-            cumulative = cumulative_words(counts**alpha * (counts > 0)).to(item_ids.device)
+            cumulative = cumulative_words(_powers(counts, alpha) * (counts > 0)).to(item_ids.device)
         if positives is not None:
             _check_something_is_left(positives, len(item_ids), cumulative)
         kept = item_ids.to(backend.index_dtype)
@@ -97,6 +97,12 @@ class NegativeSampler:
             out=out,
         )
         return out
+
+
+def _powers(counts: Tensor, alpha: float) -> Tensor:
+    """``counts ** alpha``, up to a factor where that is too large for a number."""
+    powers = counts**alpha
+    return powers if powers.sum().isfinite() else (counts / counts.max()) ** alpha
 
 
 def cumulative_words(weights: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mml_plugin.engine import backends
 from mml_plugin.engine.backends.base import NORM_FLOOR, Backend
@@ -29,6 +30,7 @@ class _SampledScores(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor):
         user, table, index, inverse, y = ctx.saved_tensors
         user, table = user.detach(), table.detach()
@@ -79,6 +81,7 @@ def sampled_scores(
 
     Raises:
         ValueError: for shapes or types that do not fit.
+        IndexError: on a CPU, for an index outside the table (on a GPU the check would make the host wait).
         UserError: for a backend that is unknown or cannot run.
     """
     _check(user_vecs, item_table, item_index)
@@ -102,3 +105,7 @@ def _check(user: Tensor, table: Tensor, index: Tensor) -> None:
         raise ValueError(f"item_index must be integers [B, 1+N] for {len(user)} users, got {list(index.shape)}")
     if user.dtype != table.dtype:
         raise ValueError(f"user_vecs are {user.dtype} and item_table is {table.dtype}")
+    if index.device.type == "cpu" and index.numel():
+        low, high = (int(bound) for bound in torch.aminmax(index))
+        if low < 0 or high >= len(table):
+            raise IndexError(f"item_index must be in [0, {len(table)}), got {low if low < 0 else high}")

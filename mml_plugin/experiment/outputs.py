@@ -115,20 +115,24 @@ def seconds_summary(history: History, total: float, stages: Mapping[str, float])
     }
 
 
-def tensorboard_listener(path: Path, own_margins: bool = True) -> Callable[[EpochRecord], None]:
-    """A listener that writes TensorBoard events under ``path``; needs the extra ``tensorboard``.
+def tensorboard_listener(path: Path, own_margins: bool = True, resume: bool = False) -> Callable[[EpochRecord], None]:
+    """A listener that writes TensorBoard events into ``path``; needs the extra ``tensorboard``.
 
     Args:
-        path: the run folder.
+        path: the folder of the events.
         own_margins: whether negatives are counted on the loss's margins, below the lowest of which they are inactive.
+        resume: the first epoch told takes the place of those events of a stopped run that are not before it.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError("--tensorboard needs the package tensorboard: pip install 'mml_plugin[tensorboard]'") from None
-    writer = SummaryWriter(str(path / "tensorboard"))
+    writer: Any = None
 
     def listen(record: EpochRecord) -> None:
+        nonlocal writer
+        if writer is None:
+            writer = SummaryWriter(str(path), purge_step=record.epoch if resume else None)
         writer.add_scalar("train/loss", record.train_loss, record.epoch)
         writer.add_scalar("train/seconds", record.train_seconds, record.epoch)
         for name, value in record.metrics.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import shlex
 import sys
 import time
@@ -106,6 +107,7 @@ class Context:
     def on_epoch(self, record: EpochRecord) -> None:
         """Keep one epoch's row and say how long the rest will take."""
         self.history.add(record)
+        self.folder.drop_earlier()
         self.epochs_this_time += 1
         for listener in self.listeners:
             listener(record)
@@ -134,6 +136,8 @@ def run(request: RunRequest) -> RunFolder:
         raise UserError("--valid-share is for --protocol held-out; the protocol paper has no validation split")
     experiment = load_experiment(request.config_dir, request.expid, request.overrides)
     check_overrides(experiment.overridden)
+    if request.seed is not None and "seed" in experiment.overridden:
+        raise UserError(f"--seed {request.seed} and --set seed={experiment.overridden['seed']} are two; give one")
     device = resolve_device(request.gpu)
     engine = importlib.import_module(ENGINES[request.engine])
     engine.check(experiment, request)
@@ -142,6 +146,8 @@ def run(request: RunRequest) -> RunFolder:
     folder = run_folder_of(experiment, request)
     made = folder.missing()
     with folder.lock():
+        folder.sweep()
+        folder.put_back()
         try:
             resume = _prepare_folder(folder, request, params)
             with log_to(folder.log, append=resume):
@@ -157,8 +163,10 @@ def run(request: RunRequest) -> RunFolder:
                     resume=resume,
                 )
                 _train(context, engine)
-        except UserError:
-            folder.take_back(made)
+        except BaseException as error:
+            folder.put_back()
+            if isinstance(error, Exception):  # not Ctrl-C, whose log is wanted
+                folder.take_back(made)
             raise
     return folder
 
@@ -220,14 +228,15 @@ def _prepare_folder(folder: RunFolder, request: RunRequest, params: dict[str, An
     if request.resume and request.overwrite:
         raise UserError("--resume and --overwrite exclude each other: one goes on, the other begins anew")
     if request.overwrite:
-        folder.clear()
+        folder.set_aside()
         return False
     if folder.finished:
         raise UserError(f"{folder.path} holds a finished run; --overwrite begins it anew, another --seed makes another")
     if folder.checkpoint.is_file() and not request.resume:
         raise UserError(f"{folder.path} holds an unfinished run; --resume goes on with it, --overwrite begins it anew")
     if request.resume and not folder.checkpoint.is_file():
-        raise UserError(f"{folder.path} holds nothing to resume; run without --resume to begin")
+        more = "; other --set are another run folder" if request.overrides else ""
+        raise UserError(f"{folder.path} holds nothing to resume; run without --resume to begin{more}")
     if request.resume:
         _check_unchanged(folder, request.expid, params)
     return request.resume
@@ -258,12 +267,17 @@ def _train(context: Context, engine: Any) -> None:
     logging.info("Engine %s, protocol %s: %s", request.engine, request.protocol, PROTOCOLS[request.protocol])
     if request.tensorboard:
         own = context.thresholds == margins_of(context.params["loss"], context.params)
-        context.listeners.append(outputs.tensorboard_listener(folder.path, own))
+        context.listeners.append(outputs.tensorboard_listener(folder.events, own, context.resume))
     try:
-        trained = engine.train(context)
+        _write_result(context, engine.train(context))
     except KeyboardInterrupt:
         _say_how_to_resume(folder)
         raise
+
+
+def _write_result(context: Context, trained: outputs.Trained) -> None:
+    """Write what a trained run leaves, ``result.json`` last."""
+    request, folder = context.request, context.folder
     outputs.write_vectors(folder, trained)
     result = {
         "run_format": RUN_FORMAT,
@@ -304,8 +318,11 @@ def _append_summary(context: Context, trained: outputs.Trained) -> None:
 
 
 def _say_how_to_resume(folder: RunFolder) -> None:
+    threads = os.environ.get("OMP_NUM_THREADS", "")  # the numbers depend on it, and another shell has another
+    start = f"OMP_NUM_THREADS={shlex.quote(threads)} " if threads else ""
     if folder.checkpoint.is_file():
-        logging.info("Stopped. Go on with: %s", command_line() + (" --resume" if _takes_resume(sys.argv) else ""))
+        command = command_line() + (" --resume" if _takes_resume(sys.argv) else "")
+        logging.info("Stopped. Go on with: %s%s", start, command)
     else:
         logging.info("Stopped before the first epoch ended; the same command begins again")
 

@@ -17,7 +17,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from mml_plugin.errors import UserError
-from mml_plugin.files import atomic_write, make_folder
+from mml_plugin.files import atomic_write, make_folder, writing
 from mml_plugin.records import EpochRecord
 
 # Raised when the files of a run change so that an older reader would misread them; absent means 1.
@@ -128,6 +128,11 @@ class RunFolder:
         return self.path / "ids.parquet"
 
     @property
+    def events(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
     def seen(self) -> Path:
         """Training interactions as (user row, item row), to exclude seen items later (Parquet)."""
         return self.path / "seen.parquet"
@@ -187,19 +192,52 @@ class RunFolder:
             json.dump(result, stream, indent=2)
             stream.write("\n")
 
-    def clear(self) -> None:
-        """Remove the files of an earlier run, ``result.json`` first, so that a stop never looks finished."""
-        for path in (
-            self.result,
-            self.history,
-            self.checkpoint,
-            self.embeddings,
-            self.per_user,
-            self.ids,
-            self.seen,
-        ):
+    @property
+    def _earlier(self) -> Path:
+        """Where a run waits that another one is to take the place of."""
+        return self.path / ".earlier"
+
+    def set_aside(self) -> None:
+        """Move an earlier run's files out of the way, ``result.json`` first, so that a stop never looks finished.
+
+        They are gone for good with :meth:`drop_earlier`; :meth:`put_back` undoes it. To be called under the lock.
+        """
+        there = [path for path in self._files() if path.exists()]
+        if there:
+            with writing(self.path):
+                self._earlier.mkdir(exist_ok=True)
+                for path in there:
+                    os.replace(path, self._earlier / path.name)
+
+    def drop_earlier(self) -> None:
+        """Remove what :meth:`set_aside` moved: the run that took its place has an epoch of its own."""
+        shutil.rmtree(self._earlier, ignore_errors=True)
+
+    def put_back(self) -> None:
+        """Undo :meth:`set_aside` where the run that was to take the place has no epoch. To be called under the lock."""
+        if not self._earlier.is_dir():
+            return
+        if self.checkpoint.exists() or self.history.exists():
+            self.drop_earlier()
+            return
+        for path in reversed(self._files()):
+            if (self._earlier / path.name).exists():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                os.replace(self._earlier / path.name, path)
+        self.drop_earlier()
+
+    def _files(self) -> list[Path]:
+        """All that a run writes, ``result.json`` first."""
+        return [
+            self.result, self.history, self.checkpoint, self.embeddings, self.per_user, self.ids, self.seen, self.log,
+            self.config, self.events,
+        ]  # fmt: skip
+
+    def sweep(self) -> None:
+        """Remove half-written files of a process that was killed. To be called under the lock."""
+        for path in self.path.glob(".*.tmp"):
             path.unlink(missing_ok=True)
-        self.log.unlink(missing_ok=True)
 
     def missing(self) -> list[Path]:
         """This folder and those above it that are not there yet, the innermost first."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from mml_plugin.registry import all_loss_keys
 
@@ -27,6 +29,18 @@ def _regularizer(value: Any) -> Any:
     return float(value) if isinstance(value, int) else value
 
 
+def _finite_norm(text: str) -> str:
+    if not all(math.isfinite(float(number)) for number in re.findall(_FLOAT, text.partition("(")[2])):
+        raise ValueError("a regularizer must be finite")
+    return text
+
+
+def _some_weight(monitor: str | dict[str, float]) -> str | dict[str, float]:
+    if isinstance(monitor, dict) and not any(monitor.values()):
+        raise ValueError("a mapping needs a metric whose weight is not 0")
+    return monitor
+
+
 Count = Annotated[int, BeforeValidator(_not_boolean), Field(ge=1)]
 CountOrZero = Annotated[int, BeforeValidator(_not_boolean), Field(ge=0)]
 Seed = Annotated[int, BeforeValidator(_not_boolean), Field(ge=0, lt=2**32)]
@@ -35,8 +49,10 @@ Rate = Annotated[float, BeforeValidator(_not_boolean), Field(gt=0, allow_inf_nan
 Finite = Annotated[float, BeforeValidator(_not_boolean), Field(allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_not_boolean), Field(ge=0, le=1)]
 Dropout = Annotated[float, BeforeValidator(_not_boolean), Field(ge=0, lt=1)]
-_FLOAT = r"[0-9.]+(?:[eE][-+]?\d+)?"
-Norm = Annotated[str, Field(pattern=rf"^(l[12]\({_FLOAT}\)|l1_l2\({_FLOAT},\s*{_FLOAT}\))$")]
+_FLOAT = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+Norm = Annotated[
+    str, Field(pattern=rf"^(l[12]\({_FLOAT}\)|l1_l2\({_FLOAT},\s*{_FLOAT}\))$"), AfterValidator(_finite_norm)
+]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Regularizer = Annotated[NotNegative | Norm | None, BeforeValidator(_regularizer)]
 
@@ -89,7 +105,7 @@ class Keys(BaseModel):
     optimizer: str
     learning_rate: Rate
     metrics: list[str] = Field(min_length=1)
-    monitor: str | dict[str, Finite]
+    monitor: Annotated[str | dict[str, Finite], AfterValidator(_some_weight)]
     monitor_mode: Literal["max", "min"] = "max"
     patience: Count = 2
     save_best_only: bool = True

@@ -48,6 +48,7 @@ VARIANTS = {
     "l1 and l2": ("MF_ccl", {"regularizer": "l1_l2(1e-5,1e-4)"}),
     "sgd": ("MF_mml", {"optimizer": "sgd", "learning_rate": 0.5}),
     "heavy l2": ("SimpleX_uatt_mml", {"embedding_regularizer": 1e-2, "net_regularizer": 1e-2}),
+    "heavy l2, clipped": ("MF_ccl", {"regularizer": 1e-2, "negative_weight": 20000.0}),
     "attention dropout": ("SimpleX_uatt_mml", {"attention_dropout": 0.3}),
     "short histories": ("SimpleX_satt_ccl", {"max_len": 3}),
     "bias and attention": ("SimpleX_satt_ccl", {"enable_bias": True, "net_dropout": 0.2}),
@@ -55,16 +56,20 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_variants_in_float64(variant, golden_params, tmp_path):
+# The norm that is clipped and the L2 term are each backend's own kernels.
+OWN_KERNELS = [(variant, backend) for variant in ("heavy l2", "heavy l2, clipped") for backend in ("torch", "numba")]
+
+
+@pytest.mark.parametrize(("variant", "backend"), [*((variant, "reference") for variant in VARIANTS), *OWN_KERNELS])
+def test_variants_in_float64(variant, backend, golden_params, tmp_path):
     name, changes = VARIANTS[variant]
     params = {**golden_params(name), **changes}
     if "max_len" in changes:
         params["feature_cols"] = [
             {**c, **({"max_len": 3} if c["type"] == "sequence" else {})} for c in params["feature_cols"]
         ]
-    bites = compare(Pair(params, tmp_path), losses=reported(name), parameters=1e-8)
-    assert variant != "clipped" or bites > STEPS // 2
+    bites = compare(Pair(params, tmp_path, backend), losses=reported(name), parameters=1e-8)
+    assert "clipped" not in variant or bites > STEPS // 2
 
 
 @pytest.mark.parametrize("name", ["MF_mml", "SimpleX_uatt_mml"])

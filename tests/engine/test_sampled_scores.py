@@ -105,18 +105,42 @@ def test_the_backward_touches_exactly_the_non_zero_entries():
     assert set(touched.nonzero().flatten().tolist()) == set(index[weight != 0].tolist())
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_numba_gives_the_same_bits_for_any_number_of_threads(threads):
+@pytest.mark.parametrize("kept", [1.0, 0.02], ids=["sorted by item", "few, as they come"])
+def test_numba_gives_the_same_bits_for_any_number_of_threads(kept):
     import numba
 
+    if numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("numba has one thread here")
     user, table, index, weight, _, _ = inputs((64, 300, 30, 48), torch.float32)
+    weight[torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) >= kept] = 0
     results = []
-    for count in (1, min(threads, numba.config.NUMBA_NUM_THREADS)):
+    for count in (1, 2):
         backend = backends.select("numba", CPU)
         numba.set_num_threads(count)
         y, found = gradients(normalised(index, backend), (user, table), weight)
         results.append((y, *found))
+    assert backend.active_entries == int((weight != 0).sum()) > 10
     assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
+@pytest.mark.parametrize("backend", NAMES)
+@pytest.mark.parametrize("wrong", [-1, 7])
+def test_an_index_outside_the_table_is_refused(backend, wrong):
+    user, table, index, *_ = inputs((5, 7, 1, 3))
+    index[3, 1] = wrong
+    with pytest.raises(IndexError, match=rf"item_index must be in \[0, 7\), got {wrong}"):
+        sampled_scores(user, table, index, backend=backend)
+    assert sampled_scores(user, table, index[:, :0], backend=backend).shape == (5, 0)
+
+
+@pytest.mark.parametrize("backend", NAMES)
+def test_a_second_derivative_is_refused_and_not_wrong(backend):
+    user, table, index, *_ = inputs((5, 7, 1, 3))
+    user.requires_grad_()
+    y = sampled_scores(user, table, index, True, backend=backend)
+    (first,) = torch.autograd.grad(y.square().sum(), user, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
 
 
 def peak_bytes(function):

@@ -103,6 +103,14 @@ def test_uniform_by_chi_square():
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
+def test_a_power_beyond_all_numbers_draws_the_most_popular():
+    ids = torch.arange(4, dtype=torch.int32)
+    popularity = torch.tensor([3, 50, 7, 100])
+    made = NegativeSampler.create(5, ids, backends.select("numba", CPU), popularity=popularity, alpha=200.0)
+    drawn = made.index(0, torch.arange(8), torch.zeros(8, dtype=torch.int64), torch.zeros(8, dtype=torch.int32), 50)
+    assert set(drawn[:, 1:].flatten().tolist()) == {3}
+
+
 def test_popularity_by_chi_square():
     popularity = torch.arange(ITEMS)
     made = sampler("numba", popularity=popularity, alpha=0.75)

@@ -212,6 +212,56 @@ def test_refusals(more, keys, says):
         go(runs="refusals", more=more, overwrite=True, **keys)
 
 
+def test_a_refused_overwrite_leaves_the_old_run_and_one_that_goes_on_does_not(home, monkeypatch):
+    tensorboard = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folder = go(runs="again", tensorboard=True)
+
+    def contents():
+        return {path.name: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+
+    def steps():
+        found = tensorboard.EventAccumulator(str(folder.events))
+        found.Reload()
+        return [event.step for event in found.Scalars("train/loss")]
+
+    before = contents()
+    test = home / "data" / "synth" / "train.txt"
+    text = test.read_text()
+    try:
+        test.write_text(text + "x y\n")
+        with pytest.raises(UserError, match="only whole numbers"):
+            go(runs="again", overwrite=True)
+    finally:
+        test.write_text(text)
+    assert contents() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", lambda trainer: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            go(runs="again", overwrite=True)
+    assert contents() == before
+    real = Trainer.train_epoch
+
+    def stopped(trainer):
+        if trainer.epoch == 1:
+            raise KeyboardInterrupt
+        return real(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            go(runs="again", overwrite=True, tensorboard=True)
+    assert not folder.finished
+    assert steps() == [1]
+    go(runs="again", resume=True, tensorboard=True)
+    assert steps() == [1, 2, 3]
+    assert not [path.name for path in folder.path.iterdir() if path.name.startswith(".")]
+
+
+def test_two_seeds_are_one_too_many():
+    with pytest.raises(UserError, match="--seed 5 and --set seed=7 are two; give one"):
+        go(more=("seed=7",), seed=5)
+
+
 # tests/hosts/recbox/test_resume.py tests its loop; these are whole runs.
 SLOW_RECBOX = pytest.param("recbox", marks=pytest.mark.slow)
 BATCH_SCOPE = "regularizer_scope=batch"

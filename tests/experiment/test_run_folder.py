@@ -83,8 +83,32 @@ def test_result_is_what_makes_a_run_finished(tmp_path):
     folder.result.write_text("{half")
     with pytest.raises(UserError, match="cannot be read"):
         folder.read_result()
-    folder.clear()
+
+
+def test_a_run_that_is_set_aside_comes_back_unless_its_successor_got_anywhere(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_result({"a": 1})
+    folder.log.write_text("first")
+    folder.events.mkdir()
+    (folder.events / "events").write_text("1")
+    before = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    folder.set_aside()
     assert not folder.finished
+    folder.log.write_text("second, which was refused")
+    folder.put_back()
+    assert {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    folder.set_aside()
+    folder.checkpoint.write_text("second")
+    folder.put_back()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_what_a_killed_process_left_half_written_is_swept(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.checkpoint.write_text("whole")
+    (tmp_path / ".checkpoint.pt.qrsv5ba2.tmp").write_text("half")
+    folder.sweep()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 @pytest.mark.parametrize(

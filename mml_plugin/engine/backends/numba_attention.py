@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numba import njit, prange
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mml_plugin.engine.backends.numba_kernels import dot, total
 
@@ -80,6 +81,7 @@ class Attention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor):
         items, key, asked, begin, factors, share = ctx.kept
         by_items, by_key, by_asked = (torch.empty(a.shape, dtype=grad.dtype) for a in (items, key, asked))

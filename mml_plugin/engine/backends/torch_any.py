@@ -105,5 +105,5 @@ def _chunks(index: Tensor, table: Tensor) -> Iterator[slice]:
 
 
 def _slices(rows: int, width: int, like: Tensor) -> Iterator[slice]:
-    size = max(1, (GPU_CHUNK_FLOATS if like.is_cuda else CHUNK_FLOATS) // width)
+    size = max(1, (GPU_CHUNK_FLOATS if like.is_cuda else CHUNK_FLOATS) // max(width, 1))
     return (slice(begin, min(begin + size, rows)) for begin in range(0, rows, size))
