@@ -37,11 +37,13 @@ def check_ids(sides: Iterable[tuple[str, np.ndarray]], where: str = "") -> None:
     for kind, ids in sides:
         place = f"{where}/{kind}s.txt: " if where else ""
         for text in ids.tolist():
-            if not text.strip(" ") or any(c in ',"^' or c < " " for c in text):
-                raise UserError(
-                    f'{place}{kind} id {text!r} cannot be used: ids must not be blank nor hold , " ^ or controls'
-                )
-            if text in MISSING:
-                raise UserError(
-                    f"{place}{kind} id {text!r} cannot be used: pandas reads it as a missing cell; rename it"
-                )
+            why = wrong_id(text)
+            if why:
+                raise UserError(f"{place}{kind} id {text!r} cannot be used: {why}")
+
+
+def wrong_id(text: str) -> str:
+    """Why an id cannot be carried; "" where it can."""
+    if not text.strip(" ") or any(c in ',"^' or c < " " for c in text):
+        return 'ids must not be blank nor hold , " ^ or controls'
+    return "pandas reads it as a missing cell; rename it" if text in MISSING else ""

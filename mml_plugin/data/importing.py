@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 import warnings
 from pathlib import Path
 
 import numpy as np
 
 from mml_plugin.data.catalog import KNOWN
-from mml_plugin.data.ids import are_whole_numbers
+from mml_plugin.data.ids import are_whole_numbers, wrong_id
 from mml_plugin.data.interactions import Interactions, find_text, load_text
 from mml_plugin.data.store import folder_of, store
 from mml_plugin.errors import UserError
@@ -65,6 +67,8 @@ def import_csv(
     """
     folder = folder_of(root, name)
     frames = [read_pairs_csv(Path(path)) for path in (train, test)]
+    for path, pairs in zip((train, test), frames):
+        check_pairs(Path(path), pairs)
     frames, repeated = _distinct(*frames) if distinct else (frames, [])
     users = _order_of_appearance([f[0] for f in frames])
     items = np.unique(np.concatenate([f[1] for f in frames]))
@@ -136,13 +140,40 @@ def read_pairs_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from None
     for column in ("user", "item"):
         if column not in frame:
-            raise UserError(f"{path}, line 1: column {column!r} is missing; found {', '.join(frame.columns)}")
+            found = ", ".join(map(repr, frame.columns))
+            raise UserError(
+                f"{path}, line 1: column {column!r} is missing; found {found}; the header must be user,item in these "
+                "very letters, with commas between and no blanks"
+            )
         empty = np.flatnonzero(frame[column].to_numpy() == "")
         if len(empty):
-            raise UserError(f"{path}, line {empty[0] + 2}: the {column} is empty")
+            raise UserError(f"{path}, {_line_of(path, empty[0])}: the {column} is empty")
     if not len(frame):
         raise UserError(f"{path} holds no row")
     return frame["user"].to_numpy(str), frame["item"].to_numpy(str)
+
+
+def _line_of(path: Path, row: int) -> str:
+    """Where a row of a CSV file stands: pandas skips blank lines, and a quoted cell may go over several."""
+    with open(path, newline="", encoding="utf-8-sig") as stream:
+        reader = csv.reader(stream)
+        rows = (reader.line_num for cells in reader if cells)
+        line = next(itertools.islice(rows, row + 1, None), None)
+    return f"row {row + 1}" if line is None else f"line {line}"
+
+
+def check_pairs(path: Path, pairs: Pairs) -> None:
+    """Refuse ids that no data set may have, naming the line.
+
+    Raises:
+        UserError: as :func:`check_ids`.
+    """
+    for column, ids in zip(("user", "item"), pairs):
+        distinct, first = np.unique(ids, return_index=True)
+        for text, row in zip(distinct.tolist(), first.tolist()):
+            why = wrong_id(text)
+            if why:
+                raise UserError(f"{path}, {_line_of(path, row)}: {column} id {text!r} cannot be used: {why}")
 
 
 def _order_of_appearance(columns: list[np.ndarray]) -> np.ndarray:

@@ -186,7 +186,8 @@ class Runner:
             if self.isolated and (error := self._just_failed(cell)):
                 return Outcome(cell, FAILED, error), False
             resume = folder.checkpoint.is_file() and not self.overwrite
-            request = replace(cell.request, resume=resume, overwrite=self.overwrite)
+            # Rows keep what reczoo's summary lines say, and keep test from whoever chooses among tuning cells.
+            request = replace(cell.request, resume=resume, overwrite=self.overwrite, summary=False)
             error = self._isolated(request, cell, title) if self.isolated else _in_process(request)
             error = error or self.matcher.check_made(cell)
             return Outcome(cell, FAILED if error else DONE, error), True
@@ -302,6 +303,7 @@ def train_words(request: RunRequest) -> list[str]:
         words += ["--set", override]
     if request.thresholds is not None:
         words += ["--thresholds", ",".join(f"{t:.12g}" for t in request.thresholds)]
+    words += [] if request.summary else ["--no-summary"]
     words += ["--resume"] if request.resume else []
     words += ["--overwrite"] if request.overwrite else []
     return [str(word) for word in words]

@@ -69,6 +69,7 @@ class RunRequest:
         thresholds: similarities between which training negatives are counted; None: the loss's own margins. They
             change what ``history.csv`` shows and nothing that is computed, so they are no part of the run's identity;
             a resumed run goes on counting on those of its history.
+        summary: append reczoo's summary line to ``<config>.csv`` in the working directory.
     """
 
     expid: str
@@ -86,6 +87,7 @@ class RunRequest:
     tensorboard: bool = False
     max_batches: int | None = None
     thresholds: tuple[float, ...] | None = None
+    summary: bool = True
 
 
 @dataclass
@@ -305,7 +307,8 @@ def _write_result(context: Context, trained: outputs.Trained) -> None:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **environment(),
     }
-    _append_summary(context, trained)
+    if request.summary:
+        _append_summary(context, trained)
     folder.write_result(result)
     logging.info("Best epoch %d of %d; results are in %s", trained.best_epoch, trained.epochs, folder.path.resolve())
 

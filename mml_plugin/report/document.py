@@ -22,7 +22,8 @@ h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top:
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { border-bottom: 1px solid #8886; padding: .3rem .6rem; text-align: right; white-space: nowrap; }
 th.left, td.left { text-align: left; }
-figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: white; }
+/* A phone scrolls a plot instead of shrinking its letters beyond reading. */
+figure { margin: 1rem 0; overflow-x: auto; } img { max-width: 100%; min-width: 42rem; height: auto; background: white; }
 figcaption { font-size: .85rem; }
 """
 
