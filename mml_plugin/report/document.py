@@ -23,7 +23,7 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { border-bottom: 1px solid #8886; padding: .3rem .6rem; text-align: right; white-space: nowrap; }
 th.left, td.left { text-align: left; }
 /* A phone scrolls a plot instead of shrinking its letters beyond reading. */
-figure { margin: 1rem 0; overflow-x: auto; } img { max-width: 100%; min-width: 42rem; height: auto; background: white; }
+figure { margin: 1rem 0; } .plot { overflow-x: auto; } img { max-width: 100%; min-width: 42rem; height: auto; background: white; }
 figcaption { font-size: .85rem; }
 """
 
@@ -143,7 +143,8 @@ def _html(block: Block) -> str:
     data = base64.b64encode(block.png).decode()
     caption = escape(block.caption)
     return (
-        f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+        f'<figure><div class="plot"><img alt="{caption}" src="data:image/png;base64,{data}"></div>'
+        f"<figcaption>{caption}</figcaption></figure>"
     )
 
 

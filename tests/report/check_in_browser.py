@@ -80,7 +80,7 @@ def test_no_complaint_no_network_no_sideways_scrolling(browser, made, width):
     assert page.evaluate("document.images.length") >= 4
     assert page.title() == "CCL, MML and BSL"
     late = "e => e.getBoundingClientRect().right > innerWidth + 1"
-    outside = f"[...document.querySelectorAll('p, h1, h2, h3, li, img')].filter({late})"
+    outside = f"[...document.querySelectorAll('p, h1, h2, h3, li, figcaption')].filter({late})"
     assert page.evaluate(f"{outside}.map(e => e.outerHTML.slice(0, 80))") == []
     page.close()
 
@@ -98,6 +98,13 @@ def test_wide_tables_scroll_in_their_own_box(browser, made):
     page, _ = opened(browser, made, 390)
     wide = "[...document.querySelectorAll('.scroll')].some(d => d.scrollWidth > d.clientWidth)"
     assert page.evaluate(wide)
+    page.close()
+
+
+def test_plots_are_not_shrunk_beyond_reading(browser, made):
+    page, _ = opened(browser, made, 390)
+    assert page.evaluate("Math.min(...[...document.images].map(i => i.width / i.naturalWidth))") >= 0.75
+    assert page.evaluate("[...document.images].every(i => i.closest('.plot').clientWidth <= innerWidth)")
     page.close()
 
 

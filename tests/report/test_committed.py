@@ -25,6 +25,13 @@ def without_pictures(page):
     return re.sub(r"data:image/png;base64,[^\"]+", "data:", page)
 
 
+def test_every_committed_report_was_opened_in_a_browser():
+    """``make test-report`` needs a browser, so it is no part of ``make test``: its log must know every report."""
+    log = (ROOT / "benchmarks" / "results" / "test_report.log").read_text()
+    opened = re.findall(r"^passed .*test_committed_reports_open_too\[(.+)\]$", log, re.MULTILINE)
+    assert sorted(opened) == sorted(path.parent.name for path in REPORTS.glob("*/report.html"))
+
+
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in REPORTS.glob("*/report.md")))
 def test_committed_reports_come_from_committed_rows(name, tmp_path):
     made = script("report").write(name, reports=tmp_path)
