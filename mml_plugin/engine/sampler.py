@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,7 @@ class NegativeSampler:
         popularity: Tensor | None = None,
         alpha: float = 0.0,
         positives: Positives | None = None,
+        name_of: Callable[[int], str] = "user row {}".format,
     ) -> NegativeSampler:
         """Prepare a sampler.
 
@@ -53,6 +55,7 @@ class NegativeSampler:
             popularity: ``[I]`` training interactions of each corpus row; needed for ``alpha`` > 0.
             alpha: negatives are drawn with probability proportional to ``popularity ** alpha``; 0 is uniform.
             positives: training items to leave out.
+            name_of: what messages call a user row.
 
         Raises:
             UserError: when some user has no item left to draw, or hardly one.
@@ -65,7 +68,7 @@ class NegativeSampler:
             counts = popularity.double().cpu().clamp_min(0)
             cumulative = cumulative_words(_powers(counts, alpha) * (counts > 0)).to(item_ids.device)
         if positives is not None:
-            _check_something_is_left(positives, len(item_ids), cumulative)
+            _check_something_is_left(positives, len(item_ids), cumulative, name_of)
         kept = item_ids.to(backend.index_dtype)
         return cls(seed, kept, cumulative, positives, backend)
 
@@ -118,7 +121,9 @@ def cumulative_words(weights: Tensor) -> Tensor:
     return bounds
 
 
-def _check_something_is_left(positives: Positives, num_items: int, cumulative: Tensor | None) -> None:
+def _check_something_is_left(
+    positives: Positives, num_items: int, cumulative: Tensor | None, name_of: Callable[[int], str]
+) -> None:
     """Refuse users for whom no draw, or hardly one, is a negative: drawing until one is would not end."""
     counts = positives.indptr.diff()
     users = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
@@ -133,14 +138,14 @@ def _check_something_is_left(positives: Positives, num_items: int, cumulative: T
     if len(full):
         available = int((shares > 0).sum())
         raise UserError(
-            f"user row {int(full[0])} has every item among its training items ({available}), so excluding positives "
+            f"{name_of(int(full[0]))} has every item among its training items ({available}), so excluding positives "
             "leaves no negative; set ignore_pos_items False"
         )
     nearly = ((whole - taken) * RAREST < whole).nonzero().flatten()
     if len(nearly):
         row = int(nearly[0])
         raise UserError(
-            f"user row {row} has nearly every item among its training items: excluding them leaves 1 draw in "
+            f"{name_of(row)} has nearly every item among its training items: excluding them leaves 1 draw in "
             f"{whole // (whole - int(taken[row])):,} and 1 in {RAREST:,} is the least; set ignore_pos_items False"
         )
 

@@ -58,6 +58,7 @@ class TrainingData:
         train: training items per user row, masked in every ranking.
         valid: the items that the monitor looks for.
         history: histories, for models that read them.
+        name_of: what messages call a user row.
     """
 
     users: Tensor
@@ -67,6 +68,7 @@ class TrainingData:
     train: ItemLists
     valid: ItemLists
     history: HistorySource | None = None
+    name_of: Callable[[int], str] = "user row {}".format
 
     def positives(self) -> Positives:
         """Sorted distinct training items per user."""
@@ -219,6 +221,7 @@ class Trainer:
             popularity=torch.bincount(data.items, minlength=len(data.item_ids)),
             alpha=settings.popularity_alpha,
             positives=data.positives() if settings.exclude_positives else None,
+            name_of=data.name_of,
         )
 
     @property

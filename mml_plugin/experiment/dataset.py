@@ -137,10 +137,11 @@ def carve(data: Interactions, share: float) -> split.HeldOut:
     """
     carved = split.held_out(data, share, HELD_OUT_SEED)
     if not len(carved.items):
+        larger = "a larger share (up to 0.5), " if share < 0.5 else ""
         raise UserError(
             f"--valid-share {share:g} leaves no validation item: no user has training items to spare (the most is "
-            f"{np.diff(data.train_indptr).max(initial=0)}, and every item keeps one user); take a larger share "
-            "(up to 0.5), more data, or --protocol paper"
+            f"{np.diff(data.train_indptr).max(initial=0)}, and every item keeps one user); take {larger}more data, or "
+            "--protocol paper"
         )
     return carved
 

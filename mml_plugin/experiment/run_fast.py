@@ -146,6 +146,7 @@ def training_data(data: RunData, words: vocabulary.Vocabulary, device: torch.dev
         train=ItemLists.of(training.train_indptr, training.train_items, device),
         valid=ItemLists.of(indptr, items, device),
         history=Histories(training, words, device) if words.history is not None else None,
+        name_of=lambda row: f"{data.folder}: user {training.user_ids[row]}",
     )
 
 

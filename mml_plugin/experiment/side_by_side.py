@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mml_plugin.experiment.cells import FAILED, Matcher, Outcome, Runner
+from mml_plugin.experiment.cells import ELSEWHERE, FAILED, Matcher, Outcome, Runner
 from mml_plugin.experiment.collect import Collector
 from mml_plugin.experiment.suite import Cell, Suite
 from mml_plugin.report.build import Spec, build
@@ -98,7 +98,10 @@ def only(rows: Rows, cells: Sequence[Cell]) -> Rows:
 
 
 def exit_code(outcomes: Sequence[Outcome], say: Callable[[str], None] = print) -> int:
-    """1 when a cell failed, after naming it; otherwise 0."""
+    """1 when a cell failed, after naming it; otherwise 0. Says also what another process still runs."""
+    elsewhere = sum(outcome.state == ELSEWHERE for outcome in outcomes)
+    if elsewhere:
+        say(f"{elsewhere} cells run in another process and are not in the report yet; the same command adds them then")
     failed = [outcome for outcome in outcomes if outcome.state == FAILED]
     for outcome in failed:
         say(f"failed: {outcome.cell.name}: {outcome.error}")

@@ -23,7 +23,8 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { border-bottom: 1px solid #8886; padding: .3rem .6rem; text-align: right; white-space: nowrap; }
 th.left, td.left { text-align: left; }
 /* A phone scrolls a plot instead of shrinking its letters beyond reading. */
-figure { margin: 1rem 0; } .plot { overflow-x: auto; } img { max-width: 100%; min-width: 42rem; height: auto; background: white; }
+figure { margin: 1rem 0; } .plot { overflow-x: auto; }
+img { max-width: 100%; min-width: 42rem; height: auto; background: white; }
 figcaption { font-size: .85rem; }
 """
 

@@ -20,6 +20,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from mml_plugin.data import split, synthetic
+from mml_plugin.data.importing import import_csv
 from mml_plugin.data.interactions import load
 from mml_plugin.engine.trainer import Trainer
 from mml_plugin.errors import UserError
@@ -256,6 +257,18 @@ def test_a_refused_overwrite_leaves_the_old_run_and_one_that_goes_on_does_not(ho
     go(runs="again", resume=True, tensorboard=True)
     assert steps() == [1, 2, 3]
     assert not [path.name for path in folder.path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_user_with_every_item_is_named_as_in_the_file(home):
+    (home / "all.csv").write_text(
+        "user,item\n" + "".join(f"{u},{i}\n" for u in ("ben", "anna") for i in "xyz"[: len(u)])
+    )
+    (home / "one.csv").write_text("user,item\nben,x\n")
+    import_csv("full", home / "all.csv", home / "one.csv", home / "data", overwrite=True)
+    names = {"train_data": "train.csv", "valid_data": "test.csv", "item_corpus": "item_corpus.csv"}
+    where = [f"{key}=data/full/{name}" for key, name in names.items()]
+    with pytest.raises(UserError, match=r"data/full: user ben has every item among its training items \(3\)"):
+        go(more=(*where, "ignore_pos_items=True"))
 
 
 def test_two_seeds_are_one_too_many():
