@@ -112,6 +112,20 @@ def _experiments(settings: Any, expids: tuple[str, ...], options: dict[str, Any]
     return cells, suite, out, ()
 
 
+def _check_own_overrides(options: dict[str, Any]) -> None:
+    """Refuse to override what a flag says, or what the tuning cells choose: labels would say something else."""
+    from mml_plugin.experiment.own_data import LOSS_SPACES
+
+    flags = {"num_negs": "--negatives", "epochs": "--epochs"}
+    tuned = {"learning_rate", *(key for space in LOSS_SPACES.values() for key in space)}
+    for text in options["overrides"]:
+        key = text.partition("=")[0].strip()
+        if key in flags:
+            raise UserError(f"--set {key}: use {flags[key]} with --train and --test")
+        if key in tuned and (options["cells"] or 1) > 1:
+            raise UserError(f"--set {key}: the tuning cells choose it; leave out --cells, or the override")
+
+
 def _own(train: Path, test: Path, losses: str, options: dict[str, Any], matcher: Any) -> tuple:
     from mml_plugin.experiment.own_data import prepare
     from mml_plugin.experiment.side_by_side import tune_and_run
@@ -121,6 +135,7 @@ def _own(train: Path, test: Path, losses: str, options: dict[str, Any], matcher:
     out = options["out"] or Path("reports") / slug(f"compare-{train.stem}-{'-'.join(words)}")[:100]
     keys = {key: options[key] for key in EXTRA if options[key] is not None}
     keys |= {name: options[name] for name in ("engine", "backend", "valid_share")}
+    _check_own_overrides(options)
     own = prepare(train, test, words, out, protocol=options["protocol"], **keys)
     for note in own.notes:
         click.echo(note)

@@ -157,8 +157,11 @@ def _line_of(path: Path, row: int) -> str:
     """Where a row of a CSV file stands: pandas skips blank lines, and a quoted cell may go over several."""
     with open(path, newline="", encoding="utf-8-sig") as stream:
         reader = csv.reader(stream)
-        rows = (reader.line_num for cells in reader if cells)
-        line = next(itertools.islice(rows, row + 1, None), None)
+        rows = (reader.line_num for cells in reader if len(cells) > 1 or "".join(cells).strip())
+        try:
+            line = next(itertools.islice(rows, row + 1, None), None)
+        except csv.Error:
+            line = None
     return f"row {row + 1}" if line is None else f"line {line}"
 
 

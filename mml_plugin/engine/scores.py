@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mml_plugin.engine import backends
 from mml_plugin.engine.backends.base import NORM_FLOOR, Backend
@@ -30,8 +29,8 @@ class _SampledScores(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor):
+        check_once()
         user, table, index, inverse, y = ctx.saved_tensors
         user, table = user.detach(), table.detach()
         grad = grad.contiguous()
@@ -47,6 +46,12 @@ class _SampledScores(torch.autograd.Function):
         return by_user, by_table, None, None, None, None
 
 
+def check_once() -> None:
+    """Refuse a backward that is to be differentiated itself: the kernels leave no graph, and it would be wrong."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("the fast engine's scores can be differentiated once: leave create_graph out")
+
+
 def sampled_scores(
     user_vecs: Tensor,
     item_table: Tensor,
@@ -58,6 +63,7 @@ def sampled_scores(
     backend: Backend | str = "auto",
     inverse_norms: Tensor | None = None,
     gradient: TableGradient | None = None,
+    in_range: bool = False,
 ) -> Tensor:
     """Scores of each user with its own sampled items, differentiable in users, table and bias.
 
@@ -75,6 +81,7 @@ def sampled_scores(
         backend: one of :data:`backends.NAMES`, or what :func:`backends.select` returned.
         inverse_norms: ``[I]``, ``1 / max(|v|, 1e-12)``, when the caller knows them.
         gradient: adds the table's gradient there instead of returning it to autograd.
+        in_range: the caller knows that no index is outside the table, so that none is looked at.
 
     Returns:
         ``[B, 1+N]`` in the vectors' type.
@@ -85,6 +92,8 @@ def sampled_scores(
         UserError: for a backend that is unknown or cannot run.
     """
     _check(user_vecs, item_table, item_index)
+    if not in_range:
+        _check_range(item_index, len(item_table))
     chosen = backends.select(backend, user_vecs.device) if isinstance(backend, str) else backend
     if normalize and inverse_norms is None:
         inverse_norms = item_table.detach().norm(dim=1).clamp_min(NORM_FLOOR).reciprocal()
@@ -101,11 +110,14 @@ def sampled_scores(
 def _check(user: Tensor, table: Tensor, index: Tensor) -> None:
     if user.dim() != 2 or table.dim() != 2 or user.shape[1] != table.shape[1]:
         raise ValueError(f"user_vecs [B, d] and item_table [I, d] do not fit: {list(user.shape)}, {list(table.shape)}")
-    if index.dim() != 2 or len(index) != len(user) or index.is_floating_point():
+    if index.dim() != 2 or len(index) != len(user) or index.is_floating_point() or index.dtype == torch.bool:
         raise ValueError(f"item_index must be integers [B, 1+N] for {len(user)} users, got {list(index.shape)}")
     if user.dtype != table.dtype:
         raise ValueError(f"user_vecs are {user.dtype} and item_table is {table.dtype}")
+
+
+def _check_range(index: Tensor, items: int) -> None:
     if index.device.type == "cpu" and index.numel():
         low, high = (int(bound) for bound in torch.aminmax(index))
-        if low < 0 or high >= len(table):
-            raise IndexError(f"item_index must be in [0, {len(table)}), got {low if low < 0 else high}")
+        if low < 0 or high >= items:
+            raise IndexError(f"item_index must be in [0, {items}), got {low if low < 0 else high}")

@@ -150,7 +150,7 @@ class Step:
                 vectors, model.item_table.detach(), batch.index, cosine, backend=self.backend,
                 item_bias=model.item_bias, user_scale=scale,
                 inverse_norms=self.backend.inverse_norms(state) if cosine else None,
-                gradient=TableGradient(state.grad, state.touched),
+                gradient=TableGradient(state.grad, state.touched), in_range=True,
             )  # fmt: skip
         if model.user_bias is not None:
             y_pred = y_pred + nn.functional.embedding(batch.users, model.user_bias)
@@ -164,7 +164,9 @@ class Step:
         distinct, position = torch.unique(index.to(torch.int64), return_inverse=True)
         table, biases = self.model.item_tower(distinct), self.model.item_bias
         bias = None if biases is None else nn.functional.embedding(distinct, biases)
-        return sampled_scores(vectors, table, position, item_bias=bias, user_scale=scale, backend=self.backend)
+        return sampled_scores(
+            vectors, table, position, item_bias=bias, user_scale=scale, backend=self.backend, in_range=True
+        )
 
     def _loss(self, y_pred: Tensor, users: Tensor) -> Tensor:
         labels = self._labels.get(y_pred.shape)

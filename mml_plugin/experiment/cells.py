@@ -180,6 +180,7 @@ class Runner:
         try:
             if _is_locked(Path(f"{folder.path}.lock")):
                 return Outcome(cell, ELSEWHERE), False
+            folder.recover()
             if folder.finished and not self.overwrite:
                 obstacle = self.matcher.why_not(cell)
                 return Outcome(cell, FAILED if obstacle else DONE, obstacle), False

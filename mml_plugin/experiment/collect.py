@@ -81,9 +81,11 @@ class Collector:
     def add_bootstraps(self) -> Rows:
         """Compare over users what has per-user metrics here and is not compared yet."""
         # Minutes of resampling, so outside the lock: other processes go on writing their cells' rows meanwhile.
-        found = bootstraps(Rows.load(self.stem), self._per_user)
+        found = bootstraps(self.update([]), self._per_user)
         with self._lock:
             rows = Rows.load(self.stem)
+            # Another comparison with these rows may have marked ours as none of its own.
+            rows.cells = self._ordered({row["cell"]: row for row in rows.cells})
             rows.users = found
             rows.save(self.stem)
         return rows
@@ -124,7 +126,9 @@ class Collector:
     def _is_current(self, row: Row) -> bool:
         """Whether a measured row has the settings, and the data, that the suite's cells now have."""
         data = self._data.get(_settings(row))
-        return data is not None and data in ("", row.get("data_fingerprint"))
+        if data == "":
+            return row["state"] != OUTDATED  # nobody can say whether its data are these
+        return data is not None and data == row.get("data_fingerprint")
 
     def _row(self, cell: Cell) -> Row:
         result = cell.folder.read_result()

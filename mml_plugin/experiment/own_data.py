@@ -327,7 +327,8 @@ def write_config(out: Path, folder: Path) -> Path:
         if _is_usable(spec.name)
     }
     _write_yaml(config_dir / "model_config.yaml", blocks)
-    data = {_dataset_id(model): _dataset(model, folder) for model in MODEL_KEYS}
+    # Whole paths: the folder may be named from elsewhere next time.
+    data = {_dataset_id(model): _dataset(model, folder.resolve()) for model in MODEL_KEYS}
     _write_yaml(config_dir / "dataset_config.yaml", data)
     return config_dir
 

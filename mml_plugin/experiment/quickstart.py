@@ -52,6 +52,7 @@ def _make_data(folder: Path) -> None:
 
 def _run_or_reuse(config_dir: Path, runs_dir: Path, expid: str, seed: int, overwrite: bool) -> RunFolder:
     folder = RunFolder(runs_dir / expid / folder_name("recbox", "paper", seed))
+    folder.recover()
     if folder.finished and not overwrite:
         return folder
     resume = folder.checkpoint.is_file() and not overwrite

@@ -109,7 +109,8 @@ class Context:
     def on_epoch(self, record: EpochRecord) -> None:
         """Keep one epoch's row and say how long the rest will take."""
         self.history.add(record)
-        self.folder.drop_earlier()
+        if self.folder.checkpoint.exists():  # not yet after the first epoch, which is saved when this returns
+            self.folder.drop_earlier()
         self.epochs_this_time += 1
         for listener in self.listeners:
             listener(record)
@@ -167,7 +168,7 @@ def run(request: RunRequest) -> RunFolder:
                 _train(context, engine)
         except BaseException as error:
             folder.put_back()
-            if isinstance(error, Exception):  # not Ctrl-C, whose log is wanted
+            if isinstance(error, UserError):  # of anything else the log is wanted
                 folder.take_back(made)
             raise
     return folder
@@ -280,6 +281,7 @@ def _train(context: Context, engine: Any) -> None:
 def _write_result(context: Context, trained: outputs.Trained) -> None:
     """Write what a trained run leaves, ``result.json`` last."""
     request, folder = context.request, context.folder
+    folder.drop_earlier()
     outputs.write_vectors(folder, trained)
     result = {
         "run_format": RUN_FORMAT,

@@ -197,6 +197,15 @@ class RunFolder:
         """Where a run waits that another one is to take the place of."""
         return self.path / ".earlier"
 
+    @property
+    def _whole(self) -> Path:
+        """Stands in it once everything is there."""
+        return self._earlier / "whole"
+
+    @property
+    def _dropped(self) -> Path:
+        return self.path / ".dropped"
+
     def set_aside(self) -> None:
         """Move an earlier run's files out of the way, ``result.json`` first, so that a stop never looks finished.
 
@@ -208,24 +217,40 @@ class RunFolder:
                 self._earlier.mkdir(exist_ok=True)
                 for path in there:
                     os.replace(path, self._earlier / path.name)
+                self._whole.touch()
 
     def drop_earlier(self) -> None:
         """Remove what :meth:`set_aside` moved: the run that took its place has an epoch of its own."""
-        shutil.rmtree(self._earlier, ignore_errors=True)
+        if self._earlier.is_dir():
+            # Renamed first: what a stop leaves of it is nothing that could be put back.
+            os.replace(self._earlier, self._dropped)
+        shutil.rmtree(self._dropped, ignore_errors=True)
 
     def put_back(self) -> None:
         """Undo :meth:`set_aside` where the run that was to take the place has no epoch. To be called under the lock."""
         if not self._earlier.is_dir():
             return
-        if self.checkpoint.exists() or self.history.exists():
+        if self._whole.exists() and self.checkpoint.exists():
             self.drop_earlier()
             return
+        if self._whole.exists():
+            # A history without a checkpoint is of no use to anybody.
+            self.history.unlink(missing_ok=True)
+            self._whole.unlink()
+        # From here on, and after a stop within set_aside(), what is still there belongs to the earlier run.
         for path in reversed(self._files()):
             if (self._earlier / path.name).exists():
                 if path.is_dir():
                     shutil.rmtree(path)
                 os.replace(self._earlier / path.name, path)
         self.drop_earlier()
+
+    def recover(self) -> None:
+        """Tidy up after a process that was killed: half-written files, and a run that it had only set aside."""
+        if self.path.is_dir():
+            with self.lock():
+                self.sweep()
+                self.put_back()
 
     def _files(self) -> list[Path]:
         """All that a run writes, ``result.json`` first."""
@@ -236,6 +261,7 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Remove half-written files of a process that was killed. To be called under the lock."""
+        shutil.rmtree(self._dropped, ignore_errors=True)
         for path in self.path.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 

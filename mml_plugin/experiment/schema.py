@@ -49,9 +49,9 @@ Rate = Annotated[float, BeforeValidator(_not_boolean), Field(gt=0, allow_inf_nan
 Finite = Annotated[float, BeforeValidator(_not_boolean), Field(allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_not_boolean), Field(ge=0, le=1)]
 Dropout = Annotated[float, BeforeValidator(_not_boolean), Field(ge=0, lt=1)]
-_FLOAT = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_FLOAT = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 Norm = Annotated[
-    str, Field(pattern=rf"^(l[12]\({_FLOAT}\)|l1_l2\({_FLOAT},\s*{_FLOAT}\))$"), AfterValidator(_finite_norm)
+    str, Field(pattern=rf"^(l[12]\({_FLOAT}\)|l1_l2\({_FLOAT}, *{_FLOAT}\))$"), AfterValidator(_finite_norm)
 ]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Regularizer = Annotated[NotNegative | Norm | None, BeforeValidator(_regularizer)]

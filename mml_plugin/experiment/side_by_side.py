@@ -66,7 +66,8 @@ def tune_and_run(
     """
     tuning = make(suite, seeds[:1])
     outcomes = run_cells(tuning, out, **how)
-    done = only(Rows.load(out / STEM), tuning).done()
+    matcher = how.get("matcher") or Matcher()
+    done = only(Collector(out / STEM, tuning, fingerprint=matcher.fingerprint).update([]), tuning).done()
     labels = {line.first["label"] for group in groups_of(done) for line in group.lines}
     kept = [entry for entry in suite.entries() if (entry.label or entry.expid) in labels]
     # The final runs are counted on the margins of every tuning cell, as these were.
@@ -79,7 +80,7 @@ def tune_and_run(
 
 def write_report(cells: Sequence[Cell], out: Path, spec: Spec) -> str:
     """Compare over users, write ``report.*`` into ``out``, return the tables of metrics and where the report is."""
-    rows = Collector(out / STEM, cells).add_bootstraps()
+    rows = Collector(out / STEM, cells, fingerprint=Matcher().fingerprint).add_bootstraps()
     document = build(spec, only(rows, cells))
     document.write(out)
     tables = [block for block in document.blocks if isinstance(block, Table) and block.header[0] == "run"]

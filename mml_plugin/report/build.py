@@ -73,11 +73,13 @@ def build(spec: Spec, rows: Rows) -> Document:
     if spec.kind == "data":
         _data(document, spec, rows)
         return document
-    add(Text(SAYS[only_protocol(row for row in rows.cells if row["state"] != "outdated")]))
+    current = [row for row in rows.cells if row["state"] != "outdated"]
+    if current:
+        add(Text(SAYS[only_protocol(current)]))
     done = rows.done()
     _holes(document, rows)
     if not done:
-        add(Text("Nothing has been run yet."))
+        add(Text("Nothing has been run yet." if len(current) == len(rows.cells) else "Nothing else has been run yet."))
         return document
     groups, epochs = _in_order(groups_of(done)), rows.epochs()
     if spec.kind == "time":

@@ -121,7 +121,7 @@ def _check_folder(folder: RunFolder) -> None:
     if not path.is_dir():
         raise UserError(f"there is no run folder {path}; runs are in runs/<expid>/<engine>-<protocol>-s<seed>/")
     if not folder.finished:
-        inner = sorted(p.parent for p in path.glob("**/result.json"))
+        inner = sorted(p.parent for p in path.glob("**/result.json") if p.parent.name != ".earlier")
         if inner:
             shown = ", ".join(str(p) for p in inner[:5]) + (", ..." if len(inner) > 5 else "")
             raise UserError(f"{path} is not a run folder but holds {len(inner)}; name one of: {shown}")

@@ -222,6 +222,8 @@ def test_simplex_on_own_files(files):
         ([*OWN, "ccl,mlm"], "there is no loss 'mlm'"),
         ([*OWN, "ccl"], "at least two different losses"),
         ([*OWN, "ccl,mml", "--model", "MFF"], "no model 'MFF'"),
+        ([*OWN, "ccl,mml", "--set", "epochs=2"], "--set epochs: use --epochs with --train and --test"),
+        ([*OWN, "ccl,mml", "--cells", "2", "--set", "learning_rate=0.01"], "learning_rate: the tuning cells choose"),
         ([*OWN, "ccl,mml", "--cells", "9999"], "has 300 cells"),
     ],
 )  # fmt: skip

@@ -206,6 +206,9 @@ def test_a_result_of_other_data_is_kept_and_not_shown(home):
     assert Collector(stem, cells, fingerprint=lambda cell: before["data_fingerprint"]).update([]).cells == [before]
     (other,) = Collector(stem, cells, fingerprint=lambda cell: "f" * 64).update([]).cells
     assert other == {**before, "state": "outdated"}
+    # Where the data are away, nobody knows better than before.
+    assert Collector(stem, cells, fingerprint=lambda cell: "").update([]).cells == [other]
+    assert Collector(stem, cells, fingerprint=lambda cell: before["data_fingerprint"]).update([]).cells == [before]
     assert Collector(stem, cells, fingerprint=lambda cell: "").update([]).cells == [before]
 
 

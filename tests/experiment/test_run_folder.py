@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+from contextlib import suppress
 
 import pytest
 
@@ -101,6 +103,30 @@ def test_a_run_that_is_set_aside_comes_back_unless_its_successor_got_anywhere(tm
     folder.checkpoint.write_text("second")
     folder.put_back()
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+@pytest.mark.parametrize("moves", range(1, 20))
+def test_a_stop_in_the_midst_of_moving_loses_nothing(tmp_path, monkeypatch, moves):
+    folder = RunFolder(tmp_path)
+    for path in (folder.result, folder.history, folder.checkpoint, folder.embeddings, folder.log, folder.config):
+        path.write_text(path.name)
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    real, left = os.replace, [moves]
+
+    def stopped(source, target):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stopped)
+        with suppress(KeyboardInterrupt):
+            folder.set_aside()
+            folder.history.write_text("of the run that was to take its place, and got no checkpoint")
+            folder.put_back()
+    folder.recover()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
 
 
 def test_what_a_killed_process_left_half_written_is_swept(tmp_path):
