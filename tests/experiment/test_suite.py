@@ -160,8 +160,11 @@ def test_grids_make_one_cell_per_combination(tmp_path):
 
 
 def test_compare_groups_by_data_set(tmp_path):
-    suite = comparison(["MF_yelp_ccl", "MF_yelp_mml_n10", "MF_gowalla_ccl"], CONFIG)
-    assert [cell.group for cell in make_cells(suite, CONFIG, tmp_path)] == ["on yelp18", "on yelp18", "on gowalla"]
+    suite = comparison(["MF_yelp_ccl", "MF_yelp_mml_n10", "MF_gowalla_ccl", "MF_gowalla_mml"], CONFIG)
+    groups = [cell.group for cell in make_cells(suite, CONFIG, tmp_path)]
+    assert groups == ["on yelp18", "on yelp18", "on gowalla", "on gowalla"]
+    with pytest.raises(UserError, match="MF_gowalla_ccl is on gowalla and nothing else is"):
+        comparison(["MF_yelp_ccl", "MF_yelp_mml_n10", "MF_gowalla_ccl"], CONFIG)
     with pytest.raises(UserError, match="at least two different experiments"):
         comparison(["MF_yelp_ccl", "MF_yelp_ccl"], CONFIG)
     with pytest.raises(UserError, match="there is no experiment 'MF_yelp_clc'"):
