@@ -149,8 +149,7 @@ def run(request: RunRequest) -> RunFolder:
     folder = run_folder_of(experiment, request)
     made = folder.missing()
     with folder.lock():
-        folder.sweep()
-        folder.put_back()
+        folder.tidy()
         try:
             resume = _prepare_folder(folder, request, params)
             with log_to(folder.log, append=resume):

@@ -221,6 +221,7 @@ class RunFolder:
 
     def drop_earlier(self) -> None:
         """Remove what :meth:`set_aside` moved: the run that took its place has an epoch of its own."""
+        shutil.rmtree(self._dropped, ignore_errors=True)
         if self._earlier.is_dir():
             # Renamed first: what a stop leaves of it is nothing that could be put back.
             os.replace(self._earlier, self._dropped)
@@ -249,8 +250,12 @@ class RunFolder:
         """Tidy up after a process that was killed: half-written files, and a run that it had only set aside."""
         if self.path.is_dir():
             with self.lock():
-                self.sweep()
-                self.put_back()
+                self.tidy()
+
+    def tidy(self) -> None:
+        """:meth:`sweep` and :meth:`put_back`. To be called under the lock."""
+        self.sweep()
+        self.put_back()
 
     def _files(self) -> list[Path]:
         """All that a run writes, ``result.json`` first."""

@@ -51,15 +51,11 @@ def import_recbox() -> None:
         sys.modules.pop(_CHECKER, None)
 
 
-def _load_yaml(stream: Any, Loader: Any = yaml.SafeLoader) -> Any:
-    return yaml.load(stream, Loader=Loader)  # noqa: S506 - SafeLoader unless the caller names another
-
-
 def replacements() -> list[tuple[types.ModuleType, str, Any]]:
     """(module, attribute, new value) of every shim that the installed versions need."""
     match_model = importlib.import_module("recbox.matching.pytorch.models.match_model")
     core_utils = importlib.import_module("recbox.utils.core_utils")
-    wanted: list[tuple[types.ModuleType, str, Any]] = [(core_utils, "yaml", ModuleProxy(yaml, load=_load_yaml))]
+    wanted: list[tuple[types.ModuleType, str, Any]] = [(core_utils, "yaml", ModuleProxy(yaml, load=yaml.safe_load))]
     if not hasattr(numpy, "Inf"):
         wanted.append((match_model, "np", ModuleProxy(numpy, Inf=numpy.inf)))
     return wanted
