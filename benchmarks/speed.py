@@ -10,7 +10,8 @@ Usage, from a folder that holds ``data/yelp18`` and ``data/gowalla``::
     python benchmarks/speed.py --table            # rewrite docs/speed.md from the rows
 
 Every measurement is a process of its own; recbox and the backends take turns (A B A B), and a row is the median of
-its rounds; a first, discarded one lets numba compile. recbox draws an epoch's negatives before the first batch, so
+its rounds; a first one, from an empty cache, lets numba compile and gives ``compile_seconds`` and
+``cold_peak_memory_gb`` alone. recbox draws an epoch's negatives before the first batch, so
 its rows are timed on a share of the training rows (drawn evenly, at least one of each user, histories whole) and
 scaled: ``rows`` says how many were trained, ``full_memory_gb`` what the whole epoch's draw would need. A fast row
 with less than a whole epoch's steps is scaled likewise. The samplers take turns within one process, on the same
@@ -24,6 +25,7 @@ above 1 means that the caches held the tables.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import datetime
 import json
@@ -31,8 +33,9 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,7 +156,7 @@ def fast_worker(job: dict[str, Any]) -> dict[str, Any]:
     recbox.load()
     imported = time.perf_counter() - began
     gpu = 0 if job["device"] == "cuda" else None
-    with PeakMemory(interval=0.2, cuda_device=gpu) as memory:
+    with compiling() as compiled, PeakMemory(interval=0.2, cuda_device=gpu) as memory:
         began = time.perf_counter()
         trainer = build(job)
         data = time.perf_counter() - began
@@ -179,6 +182,7 @@ def fast_worker(job: dict[str, Any]) -> dict[str, Any]:
     return {
         **floor,
         "import_seconds": imported,
+        "compile_seconds": sum(compiled),
         "data_seconds": data,
         "first_step_seconds": first,
         **{name: seconds * scale for name, seconds in stages.items()},
@@ -190,6 +194,27 @@ def fast_worker(job: dict[str, Any]) -> dict[str, Any]:
         "backend": trainer.backend.name,
         "threads": torch.get_num_threads(),
     }
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[list[float]]:
+    """The seconds of every compilation by numba, without those that are part of another; nothing without numba."""
+    spent: list[float] = []
+    try:
+        from numba.core import event
+    except ImportError:
+        yield spent
+        return
+    with event.install_recorder("numba:compile") as recorder:
+        yield spent
+    depth, began = 0, 0.0
+    for when, what in recorder.buffer:
+        if what.is_start:
+            began = when if depth == 0 else began
+            depth += 1
+        else:
+            depth -= 1
+            spent.extend([when - began] if depth == 0 else [])
 
 
 def warm_gpu(trainer: Any, torch: Any) -> None:
@@ -315,6 +340,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Run one job in a process of its own."""
     command = [sys.executable, str(Path(__file__).resolve()), "--worker", json.dumps(job)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    if "cache" in job:
+        environment["NUMBA_CACHE_DIR"] = job["cache"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"{job} failed:\n{done.stderr[-3000:]}")
@@ -332,17 +359,26 @@ def run_case(name: str, case: Case, device: str, rounds: int, only: set[str]) ->
         if backend in only:
             jobs[backend] = {**base, "engine": "fast", "backend": backend, "steps": steps}
     found: dict[str, list[dict[str, Any]]] = {key: [] for key in jobs}
-    if "numba" in jobs:
-        # Compiles what is not on disk yet; some kernels are met only once most negatives are easy.
-        measure(jobs["numba"])
-        print(f"  {name} numba: compiled", flush=True)
-    for turn in range(rounds):
-        for key, job in jobs.items():
-            found[key].append(measure(job))
-            print(f"  {name} {turn + 1}/{rounds} {key}: {found[key][-1]['epoch_seconds']:.1f} s per epoch", flush=True)
+    cold: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        if "numba" in jobs:
+            jobs["numba"]["cache"] = cache
+            # A whole round: some kernels are met only once most negatives are easy.
+            first = measure(jobs["numba"])
+            cold["numba"] = {
+                "compile_seconds": first["compile_seconds"],
+                "cold_peak_memory_gb": first["peak_memory_gb"],
+            }
+            print(f"  {name} numba: compiled in {first['compile_seconds']:.1f} s", flush=True)
+        for turn in range(rounds):
+            for key, job in jobs.items():
+                found[key].append(measure(job))
+                seconds = found[key][-1]["epoch_seconds"]
+                print(f"  {name} {turn + 1}/{rounds} {key}: {seconds:.1f} s per epoch", flush=True)
     rows = []
     for key, results in found.items():
-        row = {"case": name, "engine": jobs[key]["engine"], **base, **median(results), "rounds": rounds}
+        row = {"case": name, "engine": jobs[key]["engine"], **base, **median(results), **cold.get(key, {})}
+        row["rounds"] = rounds
         row["epoch_seconds_all"] = " ".join(f"{r['epoch_seconds']:.2f}" for r in results)
         if "recbox" in found and key != "recbox":
             pairs = zip(found["recbox"], results)
@@ -380,7 +416,8 @@ COLUMNS = [
     "case", "engine", "backend", "expid", "negatives", "device", "epoch_seconds", "times_faster", "sampling_seconds",
     "forward_backward_seconds", "optimiser_seconds", "evaluation_seconds", "peak_memory_gb", "full_memory_gb",
     "floor_share", "floor_seconds", "copy_gb_per_second", "captured",
-    "scaled", "rows", "import_seconds", "data_seconds", "first_step_seconds", "threads", "rounds", "epoch_seconds_all",
+    "scaled", "rows", "import_seconds", "compile_seconds", "cold_peak_memory_gb", "data_seconds", "first_step_seconds",
+    "threads", "rounds", "epoch_seconds_all",
     "processor", "cores", "gpu", "torch", "numba", "commit", "date",
 ]  # fmt: skip
 
@@ -578,7 +615,8 @@ def table() -> None:
 
     rows, parts = sorted(read(RESULTS), key=lambda r: (list(CASES).index(r["case"]), machine(r))), {}
     header = ["case", "machine", "engine", "epoch", "times faster", "sampling", "forward, backward", "optimiser",
-              "evaluation", "peak memory", "bandwidth floor", "trained rows"]  # fmt: skip
+              "evaluation", "import", "compilation, once", "data", "peak memory", "bandwidth floor",
+              "trained rows"]  # fmt: skip
     cells = []
     for r in rows:
         memory = f"{float(r['peak_memory_gb']):.2f} GB"
@@ -588,8 +626,9 @@ def table() -> None:
             r["case"], machine(r), r["engine"] + (f" ({r['backend']}, {r['device']})" if r["backend"] else ""),
             f"{float(r['epoch_seconds']):.1f} s" + (" (scaled)" if r["scaled"] == "True" else ""),
             f"{float(r['times_faster']):.1f}x" if r["times_faster"] else "",
-            *(f"{float(r[k]):.1f} s" if r[k] else "" for k in
-              ("sampling_seconds", "forward_backward_seconds", "optimiser_seconds", "evaluation_seconds")),
+            *(f"{float(r[k]):.1f} s" if r.get(k) else "" for k in
+              ("sampling_seconds", "forward_backward_seconds", "optimiser_seconds", "evaluation_seconds",
+               "import_seconds", "compile_seconds", "data_seconds")),
             memory, f"{float(r['floor_share']):.0%}" if r.get("floor_share") else "", r["rows"],
         ])  # fmt: skip
     if rows:

@@ -43,14 +43,17 @@ class ItemLists:
     def ascending(self) -> Tensor:
         """``items`` with each user's in ascending order."""
         width = int(self.items.max()) + 1 if len(self.items) else 1
-        return self.codes(width) % width
+        return self.codes(width).remainder_(width)
 
     def codes(self, num_items: int) -> Tensor:
         """``user * num_items + item`` of every entry, ascending."""
-        users = torch.repeat_interleave(
-            torch.arange(len(self.indptr) - 1, device=self.items.device), self.indptr.diff()
-        )
-        return (users * num_items + self.items).sort().values
+        users = torch.arange(len(self.indptr) - 1, device=self.items.device)
+        codes = torch.repeat_interleave(users * num_items, self.indptr.diff()).add_(self.items)
+        if codes.is_cuda:
+            return codes.sort().values
+        # In place: torch's sort with its indices would be the peak of a training's memory.
+        codes.numpy().sort()
+        return codes
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 import sys
+import time
 from itertools import groupby
 from pathlib import Path
 
@@ -81,3 +82,43 @@ def test_the_samplers_take_turns_and_leave_rows_and_a_table(speed, tmp_path):
         assert re.search(wanted, made), made
     committed = (ROOT / "docs" / "speed.md").read_text()
     assert text[: text.index("<!-- sampler:begin -->")] == committed[: committed.index("<!-- sampler:begin -->")]
+
+
+def test_the_seconds_of_compilation_count_each_moment_once_and_nothing_that_is_compiled_already(speed):
+    numba = pytest.importorskip("numba")
+
+    @numba.njit
+    def inner(x):
+        return x + 1
+
+    @numba.njit
+    def outer(x):
+        return inner(x) * 2
+
+    began = time.time()
+    with speed.compiling() as compiled:
+        assert outer(1) == 4
+    assert len(compiled) == 1
+    assert 0 < compiled[0] <= time.time() - began
+    with speed.compiling() as compiled:
+        outer(1)
+    assert compiled == []
+
+
+def test_a_case_says_what_its_first_round_compiled_and_how_much_memory_that_took(speed, tmp_path, monkeypatch):
+    caches = []
+
+    def measured(job):
+        caches.append(job.get("cache"))
+        return {"epoch_seconds": 2.0, "compile_seconds": 0.0 if len(caches) > 1 else 31.0,
+                "peak_memory_gb": 0.5 if len(caches) > 1 else 0.8, "backend": job.get("backend", "")}  # fmt: skip
+
+    monkeypatch.setattr(speed, "measure", measured)
+    case = speed.Case("MF_tiny_mml", 3, None, {"numba": None, "torch": 1})
+    rows = speed.run_case("yelp-ccl-10", case, "cpu", 2, {"numba", "torch"})
+    assert caches[0] is not None
+    assert caches == [caches[0], caches[0], None, caches[0], None]
+    found = {row["backend"]: row for row in rows}
+    assert (found["numba"]["compile_seconds"], found["numba"]["cold_peak_memory_gb"]) == (31.0, 0.8)
+    assert found["numba"]["peak_memory_gb"] == 0.5
+    assert "cold_peak_memory_gb" not in found["torch"]
