@@ -147,6 +147,9 @@ def whole_rows(expid: str) -> int:
 
 def fast_worker(job: dict[str, Any]) -> dict[str, Any]:
     """A steady-state epoch of the fast engine, stage by stage, and one evaluation."""
+    from mml_plugin.allocator import give_back_large_blocks
+
+    give_back_large_blocks()  # as `mml train` does
     began = time.perf_counter()
     import torch
 
