@@ -102,3 +102,20 @@ def termination_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def children_heed_ctrl_c() -> Iterator[None]:
+    """What is started meanwhile heeds SIGINT, also where this process ignores it, as a script's ``command &`` does.
+
+    An ignored signal stays ignored in a process that is started; one with a handler does not.
+    """
+    own = threading.current_thread() is threading.main_thread()
+    if not own or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

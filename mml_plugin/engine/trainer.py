@@ -377,7 +377,7 @@ class Trainer:
             assert model.item_table is not None
             vectors = model.item_table[ids]
             if model.similarity == "cosine":
-                vectors = nn.functional.normalize(vectors)
+                nn.functional.normalize(vectors, out=vectors)
         return vectors if model.item_bias is None else torch.cat([vectors, model.item_bias[ids]], 1)
 
     def per_user_metrics(self, relevant: ItemLists, *more: ItemLists) -> tuple[np.ndarray, dict[str, np.ndarray]]:

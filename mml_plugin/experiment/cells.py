@@ -27,7 +27,7 @@ from mml_plugin.experiment.logs import show_duration
 from mml_plugin.experiment.run import RunRequest, run
 from mml_plugin.experiment.suite import Cell
 from mml_plugin.files import make_folder, writing
-from mml_plugin.interrupts import termination_interrupts
+from mml_plugin.interrupts import children_heed_ctrl_c, termination_interrupts
 
 DONE, FAILED, MISSING, ELSEWHERE = "done", "failed", "missing", "running elsewhere"
 POLL_SECONDS = 1.0
@@ -215,10 +215,11 @@ class Runner:
         log = self._log(cell)
         with writing(log), open(log, "w", encoding="utf-8") as stream:
             # A session of its own: Ctrl-C reaches us alone, and we hand it on once.
-            process = subprocess.Popen(
-                [sys.executable, "-m", "mml_plugin", *train_words(request)],
-                stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+            with children_heed_ctrl_c():
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "mml_plugin", *train_words(request)],
+                    stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
+                )  # fmt: skip
             try:
                 code = _watch(process, cell, title)
             except BaseException:

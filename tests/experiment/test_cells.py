@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from mml_plugin.data import synthetic
@@ -173,19 +174,26 @@ def test_a_run_that_somebody_else_holds_is_left_alone(home):
 
 def test_ctrl_c_stops_the_cell_and_the_same_command_goes_on(home):
     suite = home / "long.yaml"
-    suite.write_text("title: T\nset: {epochs: 100000, verbose: 0}\nexperiments: [MF_tiny_mml]\n")
+    suite.write_text("title: T\nset: {epochs: 100000, patience: 100000, verbose: 0}\nexperiments: [MF_tiny_mml]\n")
     words = [sys.executable, str(ROOT / "benchmarks" / "run_suite.py"), str(suite), "--results", "results",
              "--reports", "reports"]  # fmt: skip
     epochs = [0]
-    for sent in (signal.SIGINT, signal.SIGTERM):  # the cell's process has a session of its own: it must not live on
+    # The cell's process has a session of its own: it must not live on. A script's `command &` ignores Ctrl-C.
+    for sent, ignored in ((signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)):
         process = subprocess.Popen(
-            words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-        )
+            words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if ignored else None,
+        )  # fmt: skip
         deadline = time.monotonic() + 90
         while finished(home) < epochs[-1] + 2 and time.monotonic() < deadline:
             time.sleep(0.05)
+        below = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(sent)
-        text, _ = process.communicate(timeout=60)
+        try:
+            text, _ = process.communicate(timeout=60)
+        finally:
+            for left in [*psutil.wait_procs(below, timeout=5)[1], process]:
+                left.kill()
         assert process.returncode == 130
         assert "stopped in cell 1 of 1; the same command goes on from here" in text
         epochs.append(finished(home))

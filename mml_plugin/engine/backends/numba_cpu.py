@@ -115,9 +115,12 @@ class Engine(Backend):
         words = np.empty(count, np.uint32)
         draws.row_words(np.uint64(epoch), np.uint64(seed & philox.MASK), np.uint64(philox.SHUFFLE), words)
         # Sorting word and row as one number is several times faster than argsort.
-        both = words.astype(np.uint64) << np.uint64(32) | np.arange(count, dtype=np.uint64)
+        both = words.astype(np.uint64)
+        both <<= np.uint64(32)
+        both |= np.arange(count, dtype=np.uint64)
         both.sort()
-        return torch.from_numpy((both & np.uint64(philox.MASK)).astype(np.int64))
+        both &= np.uint64(philox.MASK)
+        return torch.from_numpy(both.view(np.int64))
 
     def scores(self, user: Tensor, table: Tensor, index: Tensor, inverse: Tensor | None) -> Tensor:
         y = torch.empty(index.shape, dtype=user.dtype)
