@@ -45,11 +45,8 @@ from mml_plugin.errors import UserError
 @click.pass_obj
 def train(settings, config_dir: Path | None, thresholds: str | None, **request) -> None:
     """Train and evaluate one experiment; its folder under --runs holds everything."""
-    from mml_plugin import allocator
     from mml_plugin.experiment.run import RunRequest, run
 
-    if request["engine"] == "fast":
-        allocator.give_back_large_blocks()
     if thresholds is not None:
         # An empty text is none: losses without margins are compared so.
         request["thresholds"] = tuple(_number(word) for word in thresholds.split(",")) if thresholds else ()

@@ -49,7 +49,7 @@ class ItemLists:
         """``user * num_items + item`` of every entry, ascending."""
         users = torch.arange(len(self.indptr) - 1, device=self.items.device)
         codes = torch.repeat_interleave(users * num_items, self.indptr.diff()).add_(self.items)
-        if codes.is_cuda:
+        if codes.device.type != "cpu":
             return codes.sort().values
         # In place: torch's sort with its indices would be the peak of a training's memory.
         codes.numpy().sort()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -189,11 +190,12 @@ def test_ctrl_c_stops_the_cell_and_the_same_command_goes_on(home):
             time.sleep(0.05)
         below = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(sent)
-        try:
-            text, _ = process.communicate(timeout=60)
-        finally:
-            for left in [*psutil.wait_procs(below, timeout=5)[1], process]:
-                left.kill()
+        left = psutil.wait_procs(below, timeout=60)[1]
+        for one in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        assert not left
+        text, _ = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "stopped in cell 1 of 1; the same command goes on from here" in text
         epochs.append(finished(home))
