@@ -375,8 +375,27 @@ def ablation(pool: Pool) -> str:
             f"{_tried(rows, group.name, one)} against {_tried(rows, group.name, several)}, both chosen on validation, "
             "measured on test."
         )
+        sentences += _as_published(rows, group.name, one)
     sentences += _first_round(pool.suites.get("ablation15"))
     return "\n\n".join(sentences) or NOT_RUN.capitalize() + "."
+
+
+def _as_published(rows: Rows | None, group: str, tuned: Line) -> list[str]:
+    """What the cells without an override reach on the same split, screened out or not, and what tuning gained."""
+    values: dict[str, list[list[float]]] = {}
+    for row in rows.cells if rows else []:
+        if row["group"] == group and not row["settings"] and all(row[metric] for metric in METRICS):
+            values.setdefault(row["loss"], []).append([float(row[metric]) for metric in METRICS])
+    means = {loss: [fmean(column) for column in zip(*found)] for loss, found in values.items()}
+    if not means:
+        return []
+    reached = ", ".join(f"{loss} {' / '.join(f'{value:.4f}' for value in found)}" for loss, found in means.items())
+    names = " / ".join(short(metric) for metric in METRICS)
+    said = f"{group}, whole runs of the published settings on the same split: {reached} ({names}, test)."
+    if before := means.get(tuned.first["loss"]):
+        gains = [signed(100 * (tuned.mean(m) / value - 1)) for m, value in zip(METRICS, before)]
+        said += f" Re-tuning alone gives {tuned.first['loss']} {' / '.join(gains)}."
+    return [said]
 
 
 def _first_round(rows: Rows | None) -> list[str]:

@@ -186,3 +186,24 @@ def test_an_unfinished_ablation_concludes_nothing(tmp_path):
     text = findings.ablation(findings.Pool(tmp_path))
     assert "unfinished, only 1 of 2 cells of single margin and 2 of 2 cells of several margins" in text
     assert "buy" not in text
+
+
+def test_the_ablation_says_what_the_published_settings_reach_and_what_tuning_gained(tmp_path):
+    from tests.report.sample import cell
+
+    findings = script("findings")
+
+    def row(loss, family, number, **more):
+        return {**cell(loss, 1, protocol="held-out"), "family": family, "label": f"{family} {number}",
+                "cell": f"{loss}{number}", **more}  # fmt: skip
+
+    tuned = {"settings": "margin=0.6", "Recall(k=20)": "0.0625", "NDCG(k=20)": "0.05"}
+    published = {"state": "screened out", "settings": "", "Recall(k=20)": "0.05", "NDCG(k=20)": "0.04"}
+    rows = [row("CCL", "single margin", 0, **published), row("CCL", "single margin", 1, **tuned),
+            row("MML", "several margins", 0, settings="neg_weight=1")]  # fmt: skip
+    suite_of(tmp_path, "ablation", *rows)
+    text = findings.ablation(findings.Pool(tmp_path))
+    assert "published settings on the same split: CCL 0.0500 / 0.0400 (Recall@20 / NDCG@20, test)." in text
+    assert "Re-tuning alone gives CCL +25.00 % / +25.00 %." in text
+    suite_of(tmp_path, "ablation", *rows[1:])
+    assert "published" not in findings.ablation(findings.Pool(tmp_path))
