@@ -220,8 +220,8 @@ def _at_100(table2: Sequence[Row]) -> list[Comparison]:
 
 
 TUNED_FOR_800 = (
-    "CCL has the margin and weight that were published for 800 negatives; the section on margins and weight says how much "
-    "of this gain a CCL re-tuned for 10 makes good."
+    "CCL has the margin and weight that were published for 800 negatives; the section on margins and weight says how "
+    "much of this gain a CCL re-tuned for 10 makes good."
 )
 
 

@@ -122,3 +122,20 @@ def test_a_case_says_what_its_first_round_compiled_and_how_much_memory_that_took
     assert (found["numba"]["compile_seconds"], found["numba"]["cold_peak_memory_gb"]) == (31.0, 0.8)
     assert found["numba"]["peak_memory_gb"] == 0.5
     assert "cold_peak_memory_gb" not in found["torch"]
+
+
+def test_the_readme_shows_each_cases_newest_pair_and_no_pair_of_different_runs(speed):
+    def pair(case, date, seconds, commit):
+        shared = {"case": case, "expid": case, "negatives": "10", "device": "cpu", "processor": "P" + commit, "gpu": "",
+                  "commit": commit, "date": date, "evaluation_seconds": "1", "full_memory_gb": "4"}  # fmt: skip
+        stock = {**shared, "engine": "recbox", "backend": "", "epoch_seconds": "100", "times_faster": ""}
+        fast = {**shared, "engine": "fast", "backend": "numba", "epoch_seconds": seconds, "times_faster": "9",
+                "peak_memory_gb": "0.5"}  # fmt: skip
+        return [stock, fast]
+
+    old, new = pair("a", "2026-11-02", "8", "x"), pair("a", "2026-11-10", "7", "y")
+    alone = pair("b", "2026-11-01", "5", "z")
+    without = [row for row in pair("a", "2026-11-20", "1", "w") if row["engine"] == "fast"]
+    for rows in ([*old, *new, *alone, *without], [*without, *alone, *new, *old]):
+        cells = speed.short(rows)[1]
+        assert [(cell[0], cell[3]) for cell in cells] == [("a", "100.0 s, 7.0 s"), ("b", "100.0 s, 5.0 s")]
