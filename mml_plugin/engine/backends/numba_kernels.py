@@ -167,27 +167,33 @@ def sort_by_item(grad, y, index, counts, begin, rows, values, crossed):
 @njit(parallel=True, cache=True)
 def item_gradient(begin, rows, values, crossed, user, table, inverse, ceiling, out, touched):
     """out[i] += d(y)/d(table[i]) weighed by the non-zero grads, from what :func:`sort_by_item` made."""
-    dim = table.shape[1]
+    items, dim = table.shape
     scaled = inverse.shape[0] > 0
-    for i in prange(table.shape[0]):
-        if begin[i] == begin[i + 1]:
-            continue
-        touched[i] = 1
-        o = out[i]
-        n = inverse[i] if scaled else table.dtype.type(1)
-        c = table.dtype.type(0)
-        for k in range(begin[i], begin[i + 1]):
-            g = values[k] * n
-            c += crossed[k]
-            u = user[rows[k]]
-            for d in range(dim):
-                o[d] += g * u[d]
-        # Below F.normalize's floor the norm is a constant, so nothing is projected out.
-        if scaled and n < ceiling:
-            c *= n * n
-            v = table[i]
-            for d in range(dim):
-                o[d] -= c * v[d]
+    for p in prange(PARTS):
+        last = (p + 1) * items // PARTS
+        for i in range(p * items // PARTS, last):
+            ahead = i + AHEAD
+            if ahead < last and begin[ahead] != begin[ahead + 1]:
+                prefetch_row(out, ahead)
+                prefetch_row(table, ahead)
+            if begin[i] == begin[i + 1]:
+                continue
+            touched[i] = 1
+            o = out[i]
+            n = inverse[i] if scaled else table.dtype.type(1)
+            c = table.dtype.type(0)
+            for k in range(begin[i], begin[i + 1]):
+                g = values[k] * n
+                c += crossed[k]
+                u = user[rows[k]]
+                for d in range(dim):
+                    o[d] += g * u[d]
+            # Below F.normalize's floor the norm is a constant, so nothing is projected out.
+            if scaled and n < ceiling:
+                c *= n * n
+                v = table[i]
+                for d in range(dim):
+                    o[d] -= c * v[d]
 
 
 @njit(parallel=True, cache=True)
