@@ -17,7 +17,8 @@ class HistoryTower:
         value: W_v, applied to the pooled history.
         gamma: share of the user's own vector.
         aggregator: ``"mean"``, ``"user_attention"`` or ``"self_attention"``.
-        key: W_k with its tanh, for the attentions.
+        key: W_k with its tanh, for the attentions; each item's key depends on its vector alone and is drawn from no
+            random number, as it may be computed once for all histories of a batch.
         query: W_q ``[d, 1]``, for ``self_attention``.
         dropout: of the attention weights.
     """

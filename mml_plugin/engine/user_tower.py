@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mml_plugin.engine.backends.base import Backend
+from mml_plugin.engine.backends.base import Backend, HistoryItems
 from mml_plugin.engine.declaration import Declaration, HistoryTower
 
 EPSILON = 1e-9
@@ -100,9 +100,11 @@ class UserTower:
         if self.model.history is not None and self.needs_history:
             if history is None:
                 raise ValueError("this model's user vectors need histories")
-            items = self.model.history.table.detach().index_select(0, history.ids).requires_grad_(training)
-            leaves.append((self.model.history.table, history.ids, items))
-            vectors = self._mix(self.model.history, own, items, history, attention_mask)
+            table, distinct = self.model.history.table, self._distinct(self.model.history, history)
+            rows = history.ids if distinct is None else distinct.ids
+            items = table.detach().index_select(0, rows).requires_grad_(training)
+            leaves.append((table, rows, items))
+            vectors = self._mix(self.model.history, own, items, history, distinct, attention_mask)
         factors = None if mask is None else mask[:, :dim]
         if factors is not None and self.dropout_first:
             vectors = vectors * factors
@@ -115,26 +117,46 @@ class UserTower:
             scale = torch.ones(len(ids), dtype=own.dtype, device=own.device) if mask is None else mask[:, dim]
         return UserVectors(vectors, scale, tuple(leaves))
 
-    def _mix(self, tower: HistoryTower, own: Tensor, items: Tensor, history, attention_mask: Tensor | None) -> Tensor:
+    def _distinct(self, tower: HistoryTower, history: RaggedHistories) -> HistoryItems | None:
+        """Each attended item once, where the backend can attend so."""
+        if self.backend is None or tower.aggregator == "mean":
+            return None
+        return self.backend.history_items(history.ids, len(tower.table))
+
+    def _mix(
+        self,
+        tower: HistoryTower,
+        own: Tensor,
+        items: Tensor,
+        history: RaggedHistories,
+        distinct: HistoryItems | None,
+        attention_mask: Tensor | None,
+    ) -> Tensor:
         if tower.aggregator == "mean":
             padding = items.detach().sum(dim=-1) == 0
             # recbox counts in float32, where 1e-9 disappears beside a whole number.
             real = _by_row((~padding).float()[:, None], history.row, len(own))
             pooled = _by_row(items, history.row, len(own)) / (real + EPSILON)
         else:
-            pooled = self._attend(tower, own, items, history, attention_mask)
+            pooled = self._attend(tower, own, items, history, distinct, attention_mask)
         return tower.gamma * own + (1 - tower.gamma) * tower.value(pooled)
 
-    def _attend(self, tower: HistoryTower, own: Tensor, items: Tensor, history, mask: Tensor | None) -> Tensor:
+    def _attend(
+        self,
+        tower: HistoryTower,
+        own: Tensor,
+        items: Tensor,
+        history: RaggedHistories,
+        distinct: HistoryItems | None,
+        mask: Tensor | None,
+    ) -> Tensor:
         if tower.key is None:
             raise ValueError(f"the aggregator {tower.aggregator} needs a key")
         key = tower.key(items)
         asked = own if tower.aggregator == "user_attention" else cast(Tensor, tower.query).t().expand_as(own)
         absent = (self.max_len - history.lengths).to(items.dtype) + EPSILON
-        if self.backend is not None:
-            pooled = self.backend.attention(items, key, asked, history.lengths, mask, absent)
-            if pooled is not None:
-                return pooled
+        if distinct is not None:
+            return distinct.attend(items, key, asked, history.lengths, mask, absent)
         scores = (key * asked[history.row]).sum(dim=-1)
         raised = scores.masked_fill(items.detach().sum(dim=-1) == 0, 0).exp()
         total = _by_row(raised[:, None], history.row, len(own)).squeeze(-1) + absent

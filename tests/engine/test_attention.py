@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mml_plugin.data.histories import Ragged
 from mml_plugin.engine import backends
+from mml_plugin.engine.backends import numba_attention
 from mml_plugin.engine.declaration import Declaration, HistoryTower
 from mml_plugin.engine.user_tower import UserTower
 
@@ -41,8 +45,49 @@ def test_numba_pools_as_torch_does(aggregator, dropped, case, dim):
         made = UserTower(model, 12, backend=backend)(torch.arange(rows), history, None, mask, training=True)
         (made.vectors * weight).sum().backward()
         trained = [*key.parameters(), *value.parameters(), *([] if query is None else [query])]
-        found.append([made.vectors.detach(), *(leaf[2].grad for leaf in made.leaves), *(p.grad for p in trained)])
+        found.append([made.vectors.detach(), *map(_gradient, made.leaves), *(p.grad for p in trained)])
         for parameter in trained:
             parameter.grad = None
     for wanted, own in zip(*found):
         torch.testing.assert_close(own, wanted, rtol=1e-12, atol=1e-13)
+
+
+def _gradient(leaf):
+    """Of the whole table: the one backend has a leaf for each entry, the other for each distinct item."""
+    table, rows, vectors = leaf
+    return torch.zeros_like(table).index_add(0, rows, vectors.grad)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(0, 6), max_size=40))
+def test_entries_are_found_by_their_item(ids):
+    number, begin, entries = (
+        np.empty(len(ids), np.int32),
+        np.empty(len(ids) + 1, np.int32),
+        np.empty(len(ids), np.int32),
+    )
+    distinct = np.empty(len(ids), np.int64)
+    rows = np.array(ids, np.int64)
+    found = numba_attention.group(rows, 7, number, begin, entries, distinct)
+    wanted, inverse = np.unique(rows, return_inverse=True)
+    np.testing.assert_array_equal(distinct[:found], wanted)
+    np.testing.assert_array_equal(number, inverse)
+    np.testing.assert_array_equal(entries, np.argsort(rows, kind="stable"))
+    np.testing.assert_array_equal(np.diff(begin[: found + 1]), np.bincount(inverse, minlength=found))
+
+
+def test_an_item_of_many_histories_has_one_key_per_batch():
+    torch.manual_seed(1)
+    seen = []
+
+    class Key(torch.nn.Linear):
+        def forward(self, items):
+            seen.append(len(items))
+            return super().forward(items)
+
+    table = torch.nn.Parameter(torch.randn(9, 4))
+    tower = HistoryTower(table, torch.nn.Identity(), 0.5, "user_attention", Key(4, 4))
+    model = Declaration(torch.nn.Parameter(torch.randn(3, 4)), table, "cosine", history=tower)
+    history = Ragged(torch.tensor([2, 5, 2, 5, 2]), torch.tensor([0, 0, 1, 1, 2]), None, torch.tensor([2, 2, 1]))
+    UserTower(model, 5, backend=backends.select("numba", torch.device("cpu")))(torch.arange(3), history)
+    assert seen == [2]

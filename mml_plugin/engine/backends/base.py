@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -113,6 +113,36 @@ class AdamConstants:
         return cls(rate * root / (1 - beta1**step), epsilon * root, beta1, beta2)
 
 
+class Attend(Protocol):
+    """Pools attended histories, differentiable in the first three arguments."""
+
+    def __call__(
+        self, items: Tensor, key: Tensor, asked: Tensor, lengths: Tensor, mask: Tensor | None, absent: Tensor
+    ) -> Tensor:
+        """Pooled histories ``[B, d]``.
+
+        Args:
+            items, key: ``[k, d]`` vectors and keys of :attr:`HistoryItems.ids`.
+            asked: ``[B, d]`` what the keys are multiplied with.
+            lengths: ``[B]`` entries of each row.
+            mask: ``[n]`` dropout factors of the attention weights, or None.
+            absent: ``[B]`` what padding adds to each denominator.
+        """
+
+
+@dataclass(frozen=True)
+class HistoryItems:
+    """The items of a batch's histories, each once.
+
+    Attributes:
+        ids: ``[k]`` rows of the history table, ascending.
+        attend: attention over the histories that they came from.
+    """
+
+    ids: Tensor
+    attend: Attend
+
+
 @dataclass(frozen=True)
 class PlainUsers:
     """User vectors without autograd.
@@ -185,17 +215,10 @@ class Backend(ABC):
         """Vectors of users that are a row of a table and nothing else; None leaves them to autograd."""
         return None
 
-    def attention(
-        self, items: Tensor, key: Tensor, asked: Tensor, lengths: Tensor, mask: Tensor | None, absent: Tensor
-    ) -> Tensor | None:
-        """Pooled histories ``[B, d]``, differentiable in the first three; None leaves them to torch's own operations.
+    def history_items(self, ids: Tensor, rows: int) -> HistoryItems | None:
+        """The distinct ones of history entries ``ids[n]``, row after row, of a table of so many rows.
 
-        Args:
-            items, key: ``[n, d]`` the entries' vectors and keys, row after row.
-            asked: ``[B, d]`` what the keys are multiplied with.
-            lengths: ``[B]`` entries of each row.
-            mask: ``[n]`` dropout factors of the attention weights, or None.
-            absent: ``[B]`` what padding adds to each denominator.
+        None leaves attention to torch's own operations, entry by entry.
         """
         return None
 

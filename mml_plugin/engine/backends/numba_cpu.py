@@ -14,8 +14,8 @@ from mml_plugin.engine import philox
 from mml_plugin.engine.backends import base
 from mml_plugin.engine.backends import numba_draws as draws
 from mml_plugin.engine.backends import numba_kernels as kernels
-from mml_plugin.engine.backends.base import AdamConstants, Backend, PlainUsers, Positives, TableState
-from mml_plugin.engine.backends.numba_attention import Attention
+from mml_plugin.engine.backends.base import AdamConstants, Backend, HistoryItems, PlainUsers, Positives, TableState
+from mml_plugin.engine.backends.numba_attention import history_items
 
 if TYPE_CHECKING:
     from mml_plugin.engine.ranking import ItemLists
@@ -196,10 +196,8 @@ class Engine(Backend):
 
         return PlainUsers(out, backward)
 
-    def attention(
-        self, items: Tensor, key: Tensor, asked: Tensor, lengths: Tensor, mask: Tensor | None, absent: Tensor
-    ) -> Tensor | None:
-        return Attention.apply(items, key, asked, lengths, mask, absent)
+    def history_items(self, ids: Tensor, rows: int) -> HistoryItems:
+        return history_items(ids, rows)
 
     def add_rows(self, rows: Tensor, values: Tensor, state: TableState) -> None:
         arrays = rows.numpy(), values.contiguous().numpy(), state.grad.numpy(), state.touched.numpy()
