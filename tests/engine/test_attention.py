@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ from mml_plugin.engine.backends import numba_attention
 from mml_plugin.engine.declaration import Declaration, HistoryTower
 from mml_plugin.engine.user_tower import UserTower
 
+CPU = torch.device("cpu")
 LENGTHS = {"usual": [3, 1, 7, 2], "empty rows": [0, 4, 0, 0, 2, 0], "all empty": [0, 0], "one": [1]}
 
 
@@ -28,6 +30,8 @@ def test_numba_pools_as_torch_does(aggregator, dropped, case, dim):
     entries, rows = int(lengths.sum()), len(lengths)
     table = torch.nn.Parameter(torch.randn(9, dim, **double))
     table.data[4] = 0  # counts as padding wherever it stands
+    table.data[5, :3] = torch.tensor([1.5, -1.0, -0.5])  # so does what sums to exactly 0
+    table.data[5, 3:] = 0
     key = torch.nn.Sequential(torch.nn.Linear(dim, dim, **double), torch.nn.Tanh())
     value = torch.nn.Linear(dim, dim, **double)
     query = torch.nn.Parameter(torch.randn(dim, 1, **double)) if aggregator == "self_attention" else None
@@ -41,7 +45,7 @@ def test_numba_pools_as_torch_does(aggregator, dropped, case, dim):
     weight = torch.randn(rows, dim, **double)
 
     found = []
-    for backend in (None, backends.select("numba", torch.device("cpu"))):
+    for backend in (None, backends.select("numba", CPU)):
         made = UserTower(model, 12, backend=backend)(torch.arange(rows), history, None, mask, training=True)
         (made.vectors * weight).sum().backward()
         trained = [*key.parameters(), *value.parameters(), *([] if query is None else [query])]
@@ -76,8 +80,44 @@ def test_entries_are_found_by_their_item(ids):
     np.testing.assert_array_equal(np.diff(begin[: found + 1]), np.bincount(inverse, minlength=found))
 
 
-def test_an_item_of_many_histories_has_one_key_per_batch():
+@pytest.mark.parametrize("backend", ["reference", "torch", "numba"])
+@pytest.mark.parametrize("wrong", [-1, 9, 2_000_000_000])
+def test_an_item_outside_the_history_table_is_refused(backend, wrong):
+    _, model = attended(rows=1)
+    history = Ragged(torch.tensor([2, wrong]), torch.tensor([0, 0]), None, torch.tensor([2]))
+    with pytest.raises(IndexError):
+        UserTower(model, 5, backend=backends.select(backend, CPU))(torch.arange(1), history)
+
+
+def test_threads_change_no_bit():
+    if numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("numba has one thread here")
+    backend = backends.select("numba", CPU)
+    draw = torch.Generator().manual_seed(1)
+    lengths = torch.randint(0, 40, (50,), generator=draw)
+    row = torch.repeat_interleave(torch.arange(50), lengths)
+    history = Ragged(torch.randint(0, 9, (len(row),), generator=draw), row, None, lengths)
+    mask, weight = torch.rand(len(row), generator=draw), torch.randn(50, 16, generator=draw)
+    found = []
+    for threads in (1, 2):
+        numba.set_num_threads(threads)
+        tower, model = attended(rows=50, dim=16)
+        made = UserTower(model, 40, backend=backend)(torch.arange(50), history, None, mask, training=True)
+        (made.vectors * weight).sum().backward()
+        found.append([made.vectors.detach(), *(leaf[2].grad for leaf in made.leaves), tower.key.weight.grad])
+    numba.set_num_threads(torch.get_num_threads())
+    assert all(torch.equal(a, b) for a, b in zip(*found))
+
+
+def attended(rows, dim=4, key=torch.nn.Linear):
+    """A tower with user attention over 9 items, and the model that it is of."""
     torch.manual_seed(1)
+    table = torch.nn.Parameter(torch.randn(9, dim))
+    tower = HistoryTower(table, torch.nn.Identity(), 0.5, "user_attention", key(dim, dim))
+    return tower, Declaration(torch.nn.Parameter(torch.randn(rows, dim)), table, "cosine", history=tower)
+
+
+def test_an_item_of_many_histories_has_one_key_per_batch():
     seen = []
 
     class Key(torch.nn.Linear):
@@ -85,9 +125,7 @@ def test_an_item_of_many_histories_has_one_key_per_batch():
             seen.append(len(items))
             return super().forward(items)
 
-    table = torch.nn.Parameter(torch.randn(9, 4))
-    tower = HistoryTower(table, torch.nn.Identity(), 0.5, "user_attention", Key(4, 4))
-    model = Declaration(torch.nn.Parameter(torch.randn(3, 4)), table, "cosine", history=tower)
+    model = attended(rows=3, key=Key)[1]
     history = Ragged(torch.tensor([2, 5, 2, 5, 2]), torch.tensor([0, 0, 1, 1, 2]), None, torch.tensor([2, 2, 1]))
-    UserTower(model, 5, backend=backends.select("numba", torch.device("cpu")))(torch.arange(3), history)
+    UserTower(model, 5, backend=backends.select("numba", CPU))(torch.arange(3), history)
     assert seen == [2]

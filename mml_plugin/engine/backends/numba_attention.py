@@ -20,12 +20,14 @@ from mml_plugin.engine.backends.numba_prefetch import prefetch_row
 
 @njit(cache=True)
 def group(ids, rows, number, begin, entries, distinct):
-    """Entries by their item, of ids below ``rows``; returns how many distinct ones there are.
+    """Entries by their item; returns how many distinct ones there are, or -1 for an id outside [0, ``rows``).
 
     Entry j is distinct[number[j]], and those of distinct[i] are entries[begin[i]:begin[i+1]], ascending.
     """
     place = np.zeros(rows, np.int32)
     for j in range(ids.shape[0]):
+        if not 0 <= ids[j] < rows:
+            return -1
         place[ids[j]] += 1
     found = at = 0
     for r in range(rows):
@@ -110,7 +112,8 @@ def collect(grad, asked, weight, pull, row, begin, entries, by_items, by_key):
     """The gradients in the items' vectors and keys: each item's entries, wherever they stand, added up in order."""
     items, dim = by_items.shape
     for p in prange(PARTS):
-        for i in range(p * items // PARTS, (p + 1) * items // PARTS):
+        # The low numbers are the popular items, with the most entries: every part gets its share of them.
+        for i in range(p, items, PARTS):
             v, k = by_items[i], by_key[i]
             for d in range(dim):
                 v[d] = 0
@@ -129,6 +132,8 @@ def history_items(ids: Tensor, rows: int) -> HistoryItems:
     distinct, number, entries = np.empty(count, np.int64), np.empty(count, np.int32), np.empty(count, np.int32)
     begin = np.empty(count + 1, np.int32)
     found = group(ids.numpy(), rows, number, begin, entries, distinct)
+    if found < 0:
+        raise IndexError(f"history items must be in [0, {rows}), the rows of their table")
 
     def attention(
         items: Tensor, key: Tensor, asked: Tensor, lengths: Tensor, mask: Tensor | None, absent: Tensor

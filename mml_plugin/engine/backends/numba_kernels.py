@@ -175,7 +175,8 @@ def item_gradient(begin, rows, values, crossed, user, table, inverse, ceiling, o
             ahead = i + AHEAD
             if ahead < last and begin[ahead] != begin[ahead + 1]:
                 prefetch_row(out, ahead)
-                prefetch_row(table, ahead)
+                if scaled:
+                    prefetch_row(table, ahead)
             if begin[i] == begin[i + 1]:
                 continue
             touched[i] = 1
