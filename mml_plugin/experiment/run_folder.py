@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import re
 import shutil
@@ -328,12 +329,20 @@ class History:
         return [*FIXED_COLUMNS[:2], *self.metrics, *FIXED_COLUMNS[2:], *counted]
 
     def load(self, epochs: int) -> None:
-        """Read back the first ``epochs`` rows of an interrupted run (a later, half-done epoch is dropped)."""
-        if not self.path.is_file():
-            return
-        with open(self.path, newline="", encoding="utf-8") as stream:
-            rows = [row for row in csv.DictReader(stream) if row.get("epoch", "").isdigit()]
+        """Read back the first ``epochs`` rows of an interrupted run (a later, half-done epoch is dropped).
+
+        What was trained and has no row is warned of.
+        """
+        rows = []
+        if self.path.is_file():
+            with open(self.path, newline="", encoding="utf-8") as stream:
+                rows = [row for row in csv.DictReader(stream) if (row.get("epoch") or "").isdigit()]
         self.rows = [row for row in rows if int(row["epoch"]) <= epochs]
+        if epochs and not self.rows:
+            logging.warning(
+                "%s has none of the %d epochs that are trained already: curves, seconds and early stopping begin "
+                "with epoch %d", self.path, epochs, epochs + 1,
+            )  # fmt: skip
 
     def add(self, record: EpochRecord) -> None:
         """Append one epoch and write the file."""

@@ -66,6 +66,19 @@ def test_resume_drops_rows_after_the_last_complete_state(tmp_path):
     assert rows[0] == {**read(path)[0]}
 
 
+@pytest.mark.parametrize("left", [None, "", "epoch,train_loss\n"])
+def test_a_resumed_run_without_its_history_says_so(tmp_path, caplog, left):
+    path = tmp_path / "history.csv"
+    if left is not None:
+        path.write_text(left)
+    history = History(path, ["Recall(k=20)"])
+    history.load(0)
+    assert not caplog.text
+    history.load(3)
+    assert "history.csv has none of the 3 epochs" in caplog.text
+    assert "begin with epoch 4" in caplog.text
+
+
 def test_a_second_process_is_refused(tmp_path):
     folder = RunFolder(tmp_path / "runs" / "x")
     with folder.lock(), pytest.raises(UserError, match="another process is running"):
