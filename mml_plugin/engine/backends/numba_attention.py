@@ -46,6 +46,14 @@ def group(ids, rows, number, begin, entries, distinct):
     return found
 
 
+@njit
+def ask_for(items, key, number, j, last):
+    """Have entry j's vector and key fetched before they are read, unless the row ends at ``last`` before it."""
+    if j < last:
+        prefetch_row(items, number[j])
+        prefetch_row(key, number[j])
+
+
 @njit(parallel=True, cache=True)
 def attend(items, key, number, asked, begin, mask, absent, share, out):
     """out[b] = sum_j share[j] mask[j] items[number[j]] over row b's entries; share = e^s / (sum e^s + absent).
@@ -56,13 +64,10 @@ def attend(items, key, number, asked, begin, mask, absent, share, out):
     masked = mask.shape[0] > 0
     for b in prange(asked.shape[0]):
         whole, first, last = absent[b], begin[b], begin[b + 1]
-        for j in range(first, min(first + AHEAD, last)):
-            prefetch_row(items, number[j])
-            prefetch_row(key, number[j])
+        for j in range(first, first + AHEAD):
+            ask_for(items, key, number, j, last)
         for j in range(first, last):
-            if j + AHEAD < last:
-                prefetch_row(items, number[j + AHEAD])
-                prefetch_row(key, number[j + AHEAD])
+            ask_for(items, key, number, j + AHEAD, last)
             i = number[j]
             padding = total(items[i]) == 0
             share[j] = items.dtype.type(1) if padding else np.exp(dot(key[i], asked[b]))
@@ -88,13 +93,10 @@ def attend_backward(grad, items, key, number, asked, begin, mask, share, weight,
         for d in range(dim):
             q[d] = 0
         mean = items.dtype.type(0)
-        for j in range(first, min(first + AHEAD, last)):
-            prefetch_row(items, number[j])
-            prefetch_row(key, number[j])
+        for j in range(first, first + AHEAD):
+            ask_for(items, key, number, j, last)
         for j in range(first, last):
-            if j + AHEAD < last:
-                prefetch_row(items, number[j + AHEAD])
-                prefetch_row(key, number[j + AHEAD])
+            ask_for(items, key, number, j + AHEAD, last)
             factor = mask[j] if masked else items.dtype.type(1)
             along = factor * dot(g, items[number[j]])
             mean += share[j] * along
