@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import shutil
 import sys
@@ -140,7 +141,9 @@ grids:
         assert rows[cell.label] == max(rows[c.label] for c in cells if c.family == cell.family)
 
 
-def test_short_runs_say_which_cells_get_a_whole_run(script, home, capsys):
+def test_short_runs_say_which_cells_get_a_whole_run(script, home, capsys, monkeypatch):
+    # A process per cell, as other tests have it, would be most of this test's time.
+    monkeypatch.setattr(script, "Runner", functools.partial(Runner, isolated=False))
     grids = """
 grids:
     - {expid: MF_tiny_ccl, family: single, space: {margin: [0.9, 0.1, 0.5]}}

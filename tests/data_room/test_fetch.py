@@ -87,12 +87,12 @@ def hub():
     server.server_close()
 
 
-def fetch(root, endpoint, **md5):
+def fetch(root, endpoint, before="", **md5):
     sums = {name: hashlib.md5((TINY / name).read_bytes()).hexdigest() for name in ("train.txt", "test.txt")}
     sums.update({key.replace("_", "."): value for key, value in md5.items()})
     env = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(root / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1",
            "HF_HUB_DOWNLOAD_TIMEOUT": "5", "HF_HUB_ETAG_TIMEOUT": "5", "no_proxy": "127.0.0.1"}  # fmt: skip
-    words = [sys.executable, "-c", FETCH, str(root / "data"), *(f"{k}={v}" for k, v in sums.items())]
+    words = [sys.executable, "-c", before + FETCH, str(root / "data"), *(f"{k}={v}" for k, v in sums.items())]
     return subprocess.run(words, env=env, capture_output=True, text=True, timeout=110, check=False)
 
 
@@ -120,7 +120,8 @@ def test_a_wrong_checksum_leaves_nothing(hub, tmp_path):
 
 
 def test_an_unreachable_hub_is_one_sentence(tmp_path):
-    done = fetch(tmp_path, "http://127.0.0.1:9")
+    no_waits = "import time; time.sleep = lambda seconds: None\n"  # huggingface_hub tries six times, over 23 s
+    done = fetch(tmp_path, "http://127.0.0.1:9", before=no_waits)
     assert done.returncode == 2
     assert "cannot reach http://127.0.0.1:9" in done.stdout
     assert "Traceback" not in done.stderr
