@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from mml_plugin.engine.backends.base import CLIP_EPSILON, AdamConstants, Backend, TableState
+from mml_plugin.engine.backends.base import CLIP_EPSILON, AdamConstants, Backend, LateRows, TableState
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class FusedAdam:
         self._clock = _Clock(device, rate) if on_device or (on_device is None and device.type == "cuda") else None
         self._steps, self._rate = 0, rate
         self._squares: dict[str, Any] = {}
+        self._late: dict[str, LateRows] = {}
+        self._left_out = 0.0
         self.measure()
 
     @property
@@ -91,20 +93,51 @@ class FusedAdam:
             self._squares[name] = square
 
     def penalty(self) -> Tensor | float:
-        """The regulariser's part of the loss at the current weights."""
+        """The regulariser's part of the loss at the current weights, but for the late tables'."""
         total: Tensor | float = 0.0
         for name, state in self.states.items():
-            if state.decay:
+            if state.decay and name not in self._late:
                 total = total + state.decay / 2 * self._squares[name]
         return total
+
+    def delay(self, name: str) -> bool:
+        """Let the rows of a table take their steps when they are read, until :meth:`settle`; whether it is so now."""
+        late = None if self.capturable else self.backend.late_rows(self.states[name])
+        if late is not None:
+            self._late[name] = late
+        return late is not None
+
+    def read(self, name: str, rows: Tensor) -> None:
+        """Announce the rows of a delayed table that the coming step reads, before it does."""
+        if name in self._late:
+            self._late[name].read(rows)
+
+    def settle(self) -> float:
+        """Bring all tables up to date, and delay none any more; returns the penalties that no step has reported."""
+        self._settle_rows()
+        self._late.clear()
+        left_out, self._left_out = self._left_out, 0.0
+        return left_out
+
+    def _settle_rows(self) -> None:
+        for name, late in self._late.items():
+            square, before = late.settle()
+            self._keep(name, square)
+            if self.states[name].decay:
+                self._left_out += self.states[name].decay / 2 * before
 
     def step(self) -> None:
         """Clip, step, clear the gradients."""
         clip = self._clip()
         constants = self._constants()
-        stepped = self.backend.adam(list(self.states.values()), constants, clip)
-        for name, square in zip(self.states, stepped):
+        dense = {name: state for name, state in self.states.items() if name not in self._late}
+        stepped = self.backend.adam(list(dense.values()), constants, clip) if dense else []
+        for name, square in zip(dense, stepped):
             self._keep(name, square)
+        for late in self._late.values():
+            late.step(constants, cast(float, clip))
+        if any(late.full for late in self._late.values()):
+            self._settle_rows()
 
     def _constants(self) -> AdamConstants:
         """Count the step."""
@@ -117,11 +150,30 @@ class FusedAdam:
     def _clip(self) -> Tensor | float:
         if math.isinf(self.max_norm):
             return 1.0
-        squared = self.backend.squared_gradient_norm(list(self.states.values()), list(self._squares.values()))
+        if self._late:
+            factor = self._late_clip()
+            if factor is not None:
+                return factor
+            self._settle_rows()
+        squared = self._squared_norm(self._squares)
         if isinstance(squared, Tensor):
             return self.backend.clip_factor(squared, self.max_norm)
+        return self._factor(squared)
+
+    def _late_clip(self) -> float | None:
+        """The factor where what late rows can add to the norm does not change it, as it is rounded; else None."""
+        least = self._squared_norm({**self._squares, **dict.fromkeys(self._late, 0.0)})
+        most = least + sum((self.states[name].decay * late.bound) ** 2 for name, late in self._late.items())
+        dtype = next(iter(self.states.values())).weight.dtype
+        one, other = torch.tensor([self._factor(least), self._factor(most)], dtype=dtype).tolist()
+        return one if one == other else None
+
+    def _factor(self, squared: float) -> float:
         # In this order a gradient that is no number makes the factor none, as in clip_grad_norm_.
         return min(self.max_norm / (math.sqrt(max(squared, 0.0)) + CLIP_EPSILON), 1.0)
+
+    def _squared_norm(self, squares: Mapping[str, Any]) -> Any:
+        return self.backend.squared_gradient_norm(list(self.states.values()), [squares[name] for name in self.states])
 
     def state_dict(self) -> dict[str, Any]:
         """Moments, step count and rate."""

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from mml_plugin.engine import optimiser, philox, ranking
 from mml_plugin.engine.backends.base import Backend, Positives, TableState
 from mml_plugin.engine.cuda_graph import CudaGraph, Graph, GraphedStep
 from mml_plugin.engine.declaration import Declaration
-from mml_plugin.engine.optimiser import Penalty
+from mml_plugin.engine.optimiser import FusedAdam, Penalty
 from mml_plugin.engine.ranking import ItemLists
 from mml_plugin.engine.sampler import NegativeSampler
 from mml_plugin.engine.schedule import Schedule, reduced
@@ -33,6 +34,8 @@ from mml_plugin.states import check_same, check_same_data, read_state, write_sta
 
 STATE_VERSION = 2
 USER_BLOCK = 4096
+# A table of so many times a batch's rows is read seldom enough for late steps to save time.
+SELDOM = 16
 
 
 class HistorySource(Protocol):
@@ -283,13 +286,48 @@ class Trainer:
         return float(self.tally.total) / self.batches_per_epoch, *self.tally.bands()
 
     def steps(self, epoch: int) -> Iterator[StepResult]:
-        """Train the epoch's batches one by one; a result holds until the next."""
+        """Train the epoch's batches one by one; a result holds until the next.
+
+        Until the last one, rows of the tables that the latest batches did not read may be behind.
+        """
         if isinstance(self._current, Tensor):
             self._current.fill_(epoch)
         else:
             self._current = epoch
-        for rows, total in self._row_batches(epoch):
-            yield self._run(rows) if total is None else self._train_on(rows, total)
+        with self._delayed():
+            for rows, total in self._row_batches(epoch):
+                yield self._run(rows) if total is None else self._train_on(rows, total)
+
+    @contextmanager
+    def _delayed(self) -> Iterator[None]:
+        """Let rows that batches seldom read take their optimiser steps when one does."""
+        fused = self.optimiser
+        if not isinstance(fused, FusedAdam):
+            yield
+            return
+        self.step.reads = {name: rows_of for name, rows_of in self._seldom_read().items() if fused.delay(name)}
+        try:
+            yield
+        finally:
+            self.step.reads = {}
+            self.tally.total += fused.settle()
+
+    def _seldom_read(self) -> dict[str, Callable[[Batch], Tensor]]:
+        """The tables of which a batch reads few rows and nothing else reads any, and the rows that it reads."""
+        model, size = self.model, self.settings.batch_size
+        if model.item_tower is not None or self.settings.batch_penalty:
+            return {}
+        tables = [
+            (model.user_table, size, lambda batch: batch.users),
+            (model.item_table, size * (1 + self.settings.num_negs), lambda batch: batch.index.flatten()),
+        ]
+        history = model.history.table if model.history is not None else None
+        found = {}
+        for name, parameter in self.step.parameters.items():
+            mine = [(read, rows_of) for table, read, rows_of in tables if table is parameter]
+            if len(mine) == 1 and parameter is not history and len(parameter) >= SELDOM * mine[0][0]:
+                found[name] = mine[0][1]
+        return found
 
     def _train_on(self, rows: Tensor, history_total: int | None = None) -> StepResult:
         """Train on the training rows ``[B]`` in the current epoch."""

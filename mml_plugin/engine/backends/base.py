@@ -143,6 +143,27 @@ class HistoryItems:
     attend: Attend
 
 
+class LateRows(Protocol):
+    """A table whose rows take their Adam steps when they are next read, with the bits of :meth:`Backend.adam`."""
+
+    @property
+    def full(self) -> bool:
+        """Whether no further step can be noted before :meth:`settle`."""
+
+    @property
+    def bound(self) -> float:
+        """At least the table's norm ``|W|``."""
+
+    def read(self, rows: Tensor) -> None:
+        """Bring these rows up to date; the next step may touch them and no others."""
+
+    def step(self, constants: AdamConstants, clip: float) -> None:
+        """Step the touched rows, clear their gradients, and note the step for the others."""
+
+    def settle(self) -> tuple[float, float]:
+        """Bring every row up to date; returns ``|W|^2``, and its sum over what it was before each step noted."""
+
+
 @dataclass(frozen=True)
 class PlainUsers:
     """User vectors without autograd.
@@ -237,6 +258,10 @@ class Backend(ABC):
         self, states: Sequence[TableState], constants: AdamConstants, clip: Tensor | float
     ) -> list[Tensor | float]:
         """Step each state on ``clip * (g + decay W)``, clear gradients, renew row norms; returns the new ``|W|^2``."""
+
+    def late_rows(self, state: TableState) -> LateRows | None:
+        """The table with rows that step late, all up to date now; None where every step moves every row."""
+        return None
 
     def clip_factor(self, squared: Tensor, limit: float) -> Tensor:
         """What brings a gradient of that squared norm down to the limit; 1 below it."""

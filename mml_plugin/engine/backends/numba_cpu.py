@@ -16,6 +16,7 @@ from mml_plugin.engine.backends import numba_draws as draws
 from mml_plugin.engine.backends import numba_kernels as kernels
 from mml_plugin.engine.backends.base import AdamConstants, Backend, HistoryItems, PlainUsers, Positives, TableState
 from mml_plugin.engine.backends.numba_attention import history_items
+from mml_plugin.engine.backends.numba_late import LateRows
 
 if TYPE_CHECKING:
     from mml_plugin.engine.ranking import ItemLists
@@ -224,6 +225,9 @@ class Engine(Backend):
             kind(constants.beta1), kind(constants.beta2), norms,
         )  # fmt: skip
         return [float(rows.sum(dtype=np.float64)) for rows in norms]
+
+    def late_rows(self, state: TableState) -> LateRows:
+        return LateRows(state)
 
     def top_items(
         self, user_vecs: Tensor, item_vecs: Tensor, k: int, rows: Tensor, exclude: tuple[ItemLists, ...]
