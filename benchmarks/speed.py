@@ -164,12 +164,14 @@ def fast_worker(job: dict[str, Any]) -> dict[str, Any]:
         trainer = build(job)
         data = time.perf_counter() - began
         began = time.perf_counter()
-        batches = trainer.batches(0)
-        trainer.step(next(batches))
+        # A GPU's step is timed before it is captured; a CPU's as an epoch trains it.
+        warming = trainer.steps(0) if gpu is None else (trainer.step(batch) for batch in trainer.batches(0))
+        next(warming)
         synchronise(torch, job)
         first = time.perf_counter() - began
         for _ in range(min(50, trainer.batches_per_epoch - 2)):
-            trainer.step(next(batches))
+            next(warming)
+        warming.close()
         synchronise(torch, job)
         if gpu is not None:
             warm_gpu(trainer, torch)

@@ -35,7 +35,7 @@ def pytest_runtest_protocol(item):
     """Put what a slow test leaves (modules, compiled kernels) out of the garbage collector's sight.
 
     recbox collects several times in each training, which takes half a second where torch, numba and hypothesis are
-    loaded: a quarter of these tests' time.
+    loaded: a quarter of these tests' time. What is frozen stays, garbage too that was not garbage yet.
     """
     began = time.perf_counter()
     result = yield

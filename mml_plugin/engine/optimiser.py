@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from mml_plugin.engine.backends.base import CLIP_EPSILON, AdamConstants, Backend, LateRows, TableState
 
+# More than the relative error of a sum of a handful of float64.
+SUM_ERROR = 1e-14
+
 
 @dataclass(frozen=True)
 class Penalty:
@@ -79,7 +82,7 @@ class FusedAdam:
             self._clock.rate.fill_(value)
 
     def measure(self) -> None:
-        """Renew the norms after somebody else wrote the weights (reload, resume)."""
+        """Renew the norms after somebody else wrote the weights (reload, resume); who does so settles before."""
         for name, state in self.states.items():
             state.measure()
             square = state.squared_norms.sum(dtype=torch.float64)
@@ -101,10 +104,17 @@ class FusedAdam:
         return total
 
     def delay(self, name: str) -> bool:
-        """Let the rows of a table take their steps when they are read, until :meth:`settle`; whether it is so now."""
-        late = None if self.capturable else self.backend.late_rows(self.states[name])
+        """Let the rows of a table take their steps when they are read, until :meth:`settle`; whether it is so now.
+
+        A gradient that a broken-off step has left behind is forgotten: it belongs to no row that a step would announce.
+        """
+        self._settle_rows()
+        state = self.states[name]
+        late = None if self.capturable else self.backend.late_rows(state)
         if late is not None:
             self._late[name] = late
+            state.grad.zero_()
+            state.touched.zero_()
         return late is not None
 
     def read(self, name: str, rows: Tensor) -> None:
@@ -121,10 +131,12 @@ class FusedAdam:
 
     def _settle_rows(self) -> None:
         for name, late in self._late.items():
-            square, before = late.settle()
-            self._keep(name, square)
+            settled = late.settle()
+            if settled is None:
+                continue
+            self._keep(name, settled.square)
             if self.states[name].decay:
-                self._left_out += self.states[name].decay / 2 * before
+                self._left_out += self.states[name].decay / 2 * settled.before
 
     def step(self) -> None:
         """Clip, step, clear the gradients."""
@@ -164,6 +176,8 @@ class FusedAdam:
         """The factor where what late rows can add to the norm does not change it, as it is rounded; else None."""
         least = self._squared_norm({**self._squares, **dict.fromkeys(self._late, 0.0)})
         most = least + sum((self.states[name].decay * late.bound) ** 2 for name, late in self._late.items())
+        # The sum with the true norms in it may be rounded to either side.
+        least, most = least * (1 - SUM_ERROR), most * (1 + SUM_ERROR)
         dtype = next(iter(self.states.values())).weight.dtype
         one, other = torch.tensor([self._factor(least), self._factor(most)], dtype=dtype).tolist()
         return one if one == other else None
@@ -176,12 +190,14 @@ class FusedAdam:
         return self.backend.squared_gradient_norm(list(self.states.values()), [squares[name] for name in self.states])
 
     def state_dict(self) -> dict[str, Any]:
-        """Moments, step count and rate."""
+        """Moments, step count and rate; no row is behind any more."""
+        self._settle_rows()
         moments = {name: {"first": s.first, "second": s.second} for name, s in self.states.items()}
         return {"kind": "adam", "steps": self.steps, "rate": self.rate, "moments": moments}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what :meth:`state_dict` returned."""
+        self.settle()
         self._steps, self.rate = state["steps"], state["rate"]
         if self._clock is not None:
             self._clock.steps.fill_(self._steps)
@@ -240,6 +256,10 @@ class GeneralOptimiser:
         """Renew the norms after somebody else wrote the weights."""
         for state in self.states.values():
             state.measure()
+
+    def settle(self) -> float:
+        """Nothing: every step moves every row."""
+        return 0.0
 
     @torch.no_grad()
     def penalty(self) -> Tensor | float:

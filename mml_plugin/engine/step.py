@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -87,15 +87,11 @@ class Step:
         self.optimiser, self.backend, self.batch_penalty = optimiser, backend, batch_penalty
         self.parameters, self.states = dict(parameters), dict(states)
         self._state_of = {id(parameter): self.states[name] for name, parameter in self.parameters.items()}
-        # Of each table that the optimiser delays, the rows that a batch reads.
-        self.reads: dict[str, Callable[[Batch], Tensor]] = {}
         # By shape: a captured step reads its labels' memory after a short batch needed others.
         self._labels: dict[torch.Size, Tensor] = {}
 
     def __call__(self, batch: Batch) -> StepResult:
         """Train on one batch."""
-        for name, rows_of in self.reads.items():
-            cast(FusedAdam, self.optimiser).read(name, rows_of(batch))
         plain = self._plain_users(batch)
         loss, y_pred, gradient = self._autograd(batch) if plain is None else self._kernels(plain, batch)
         total = loss.detach() + self.optimiser.penalty()

@@ -6,10 +6,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -166,7 +165,8 @@ class Trainer:
         self.tower = UserTower(model, data.history.max_len if data.history else 0, settings.dropout_first, backend)
         if model.history is not None and not self.tower.needs_history:
             logging.info("gamma is 1: histories cannot matter and are not computed")
-        parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self._parameters = parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self._reads: dict[str, Callable[[Batch], Tensor]] = {}  # of each delayed table, the rows that a batch reads
         states = {name: TableState.of(parameter) for name, parameter in parameters.items()}
         self.optimiser = optimiser.create(
             settings.optimizer, parameters.items(), states, settings.penalties, backend,
@@ -276,6 +276,7 @@ class Trainer:
     def train_epoch(self) -> tuple[float, list[int], list[float]]:
         """Train one epoch; returns the mean loss and, per band, how many negatives fell there and their |dL/dn|."""
         # The norms of a resumed training are computed anew; so that both go on alike, everyone's are.
+        self.optimiser.settle()
         self.optimiser.measure()
         self.tally.clear()
         self.module.train()
@@ -294,44 +295,51 @@ class Trainer:
             self._current.fill_(epoch)
         else:
             self._current = epoch
-        with self._delayed():
-            for rows, total in self._row_batches(epoch):
-                yield self._run(rows) if total is None else self._train_on(rows, total)
+        self._delay()
+        try:
+            for number, (rows, total) in enumerate(self._row_batches(epoch), start=1):
+                result = self._run(rows) if total is None else self._train_on(rows, total)
+                if number == self.batches_per_epoch:
+                    self._settle()
+                yield result
+        finally:
+            self._settle()
 
-    @contextmanager
-    def _delayed(self) -> Iterator[None]:
+    def _delay(self) -> None:
         """Let rows that batches seldom read take their optimiser steps when one does."""
         fused = self.optimiser
-        if not isinstance(fused, FusedAdam):
-            yield
-            return
-        self.step.reads = {name: rows_of for name, rows_of in self._seldom_read().items() if fused.delay(name)}
-        try:
-            yield
-        finally:
-            self.step.reads = {}
-            self.tally.total += fused.settle()
+        fused.settle()
+        if isinstance(fused, FusedAdam):
+            self._reads = {name: rows_of for name, rows_of in self._seldom_read().items() if fused.delay(name)}
+
+    def _settle(self) -> None:
+        self._reads = {}
+        self.tally.total += self.optimiser.settle()
 
     def _seldom_read(self) -> dict[str, Callable[[Batch], Tensor]]:
-        """The tables of which a batch reads few rows and nothing else reads any, and the rows that it reads."""
+        """The tables of which a batch reads few rows, and those rows; none where something else may read any."""
         model, size = self.model, self.settings.batch_size
-        if model.item_tower is not None or self.settings.batch_penalty:
+        if model.item_tower is not None or self.tower.needs_history or self.settings.batch_penalty:
             return {}
         tables = [
             (model.user_table, size, lambda batch: batch.users),
             (model.item_table, size * (1 + self.settings.num_negs), lambda batch: batch.index.flatten()),
         ]
-        history = model.history.table if model.history is not None else None
+        biases = (model.user_bias, model.item_bias, model.global_bias)
         found = {}
-        for name, parameter in self.step.parameters.items():
+        for name, parameter in self._parameters.items():
             mine = [(read, rows_of) for table, read, rows_of in tables if table is parameter]
-            if len(mine) == 1 and parameter is not history and len(parameter) >= SELDOM * mine[0][0]:
+            alone = len(mine) == 1 and not any(bias is parameter for bias in biases)
+            if alone and len(parameter) >= SELDOM * mine[0][0]:
                 found[name] = mine[0][1]
         return found
 
     def _train_on(self, rows: Tensor, history_total: int | None = None) -> StepResult:
         """Train on the training rows ``[B]`` in the current epoch."""
-        result = self.step(self.batch(self._current, rows, history_total))
+        batch = self.batch(self._current, rows, history_total)
+        for name, rows_of in self._reads.items():
+            cast(FusedAdam, self.optimiser).read(name, rows_of(batch))
+        result = self.step(batch)
         self.tally.add(result)
         return result
 
@@ -458,6 +466,7 @@ class Trainer:
 
     @torch.no_grad()
     def _load(self, weights: Mapping[str, Tensor]) -> None:
+        self.optimiser.settle()
         own = self.module.state_dict()
         for name, tensor in weights.items():
             own[name].copy_(tensor)

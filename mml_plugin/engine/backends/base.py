@@ -143,6 +143,19 @@ class HistoryItems:
     attend: Attend
 
 
+@dataclass(frozen=True)
+class Settled:
+    """What :meth:`LateRows.settle` found.
+
+    Attributes:
+        square: ``|W|^2`` now.
+        before: the sum of what it was before each of the noted steps.
+    """
+
+    square: float
+    before: float
+
+
 class LateRows(Protocol):
     """A table whose rows take their Adam steps when they are next read, with the bits of :meth:`Backend.adam`."""
 
@@ -152,7 +165,7 @@ class LateRows(Protocol):
 
     @property
     def bound(self) -> float:
-        """At least the table's norm ``|W|``."""
+        """At least the table's norm ``|W|``, unless it is no finite number."""
 
     def read(self, rows: Tensor) -> None:
         """Bring these rows up to date; the next step may touch them and no others."""
@@ -160,8 +173,8 @@ class LateRows(Protocol):
     def step(self, constants: AdamConstants, clip: float) -> None:
         """Step the touched rows, clear their gradients, and note the step for the others."""
 
-    def settle(self) -> tuple[float, float]:
-        """Bring every row up to date; returns ``|W|^2``, and its sum over what it was before each step noted."""
+    def settle(self) -> Settled | None:
+        """Bring every row up to date; None where no step was noted."""
 
 
 @dataclass(frozen=True)

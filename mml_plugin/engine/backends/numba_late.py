@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit, prange
 from torch import Tensor
 
-from mml_plugin.engine.backends.base import AdamConstants, TableState
+from mml_plugin.engine.backends.base import AdamConstants, Settled, TableState
 from mml_plugin.engine.backends.numba_kernels import PARTS, dot
 
 # Steps that are noted before everybody has to take them.
@@ -74,18 +74,21 @@ class LateRows:
         self._count += 1
         self._bound += drift(constants, state.weight.numel())
 
-    def settle(self) -> tuple[float, float]:
+    def settle(self) -> Settled | None:
+        count = self._count
+        if not count:
+            return None
         settle(  # type: ignore[call-arg]
-            *self._arrays(), self._count, *self._noted, *self._betas, self._squares
+            *self._arrays(), count, *self._noted, *self._betas, self._squares
         )
-        after = self._squares[:, : self._count].sum(axis=0)
-        before = 0.0 if not self._count else self._square + float(after[:-1].sum())
-        self._squares[:, : self._count] = 0
+        after = self._squares[:, :count].sum(axis=0)
+        before = self._square + float(after[:-1].sum())
+        self._squares[:, :count] = 0
         self._count = 0
         self._stepped[:] = 0
         self._square = self._present_square()
         self._bound = ROUNDING * math.sqrt(self._square)
-        return self._square, before
+        return Settled(self._square, before)
 
     def _present_square(self) -> float:
         return float(self._state.squared_norms.numpy().sum(dtype=np.float64))
