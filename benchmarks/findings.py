@@ -550,8 +550,9 @@ def progress(pool: Pool) -> str:
 
 def _progress(rows: Rows) -> str:
     states = [row["state"] for row in rows.cells if row["state"] != "outdated"]
-    failed, screened = states.count("failed"), states.count("screened out")
-    said = f"{states.count('done')} of {len(states) - screened}" + (f", {failed} failed" if failed else "")
+    failed, screened, waiting = (states.count(state) for state in ("failed", "screened out", "waiting"))
+    said = f"{states.count('done')} of {len(states) - screened - waiting}" + (f", {failed} failed" if failed else "")
+    said += f" so far, {waiting} wait for their short runs" if waiting else ""
     return said + (f", {screened} screened out" if screened else "")
 
 

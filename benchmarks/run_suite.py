@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Container
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from mml_plugin.data.interactions import load
 from mml_plugin.devices import resolve_device
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.cells import DONE, MISSING, Matcher, Outcome, Runner
-from mml_plugin.experiment.collect import FINGERPRINT, SCREENED_OUT, Collector, description, measured, slim
+from mml_plugin.experiment.collect import FINGERPRINT, SCREENED_OUT, WAITING, Collector, description, measured, slim
 from mml_plugin.experiment.screening import check_screen, screen
 from mml_plugin.experiment.suite import Cell, Suite, make_cells, read_suite
 from mml_plugin.report.comparison import groups_of
@@ -88,15 +88,23 @@ def run_suite(options: argparse.Namespace) -> int:
     whole = cells if options.seeds is None else make_cells(suite, options.config, options.runs, options.gpu)
     if options.chosen:
         cells = standing(cells, stem)
-    screened = screened_out(suite, path, merged(whole, cells), options)
+    screened, waiting = screening_of(suite, path, merged(whole, cells), options)
     if options.list:
-        list_cells(cells, without_rows(cells, stem), screened)
+        states = {**dict.fromkeys(waiting, WAITING), **dict.fromkeys(screened, SCREENED_OUT)}
+        list_cells(cells, without_rows(cells, stem), states)
         return 0
     named = chosen(cells, options.only)
-    asked = [cell for cell in named if (cell.group, cell.label) not in screened]
-    if len(asked) < len(named):
-        print(f"{len(named) - len(asked)} of {len(named)} cells are screened out")
-    collector = Collector(stem, merged(whole, cells), hide=ROOT, screened=screened, fingerprint=data_of)
+    asked = [
+        cell
+        for cell in named
+        if (label := (cell.group, cell.label)) not in screened and (label not in waiting or cell.folder.finished)
+    ]
+    for labels, said in ((screened, "are screened out"), (waiting, "wait for their short runs")):
+        if count := sum((cell.group, cell.label) in labels for cell in named):
+            print(f"{count} of {len(named)} cells {said}")
+    collector = Collector(
+        stem, merged(whole, cells), hide=ROOT, screened=screened, waiting=waiting, fingerprint=data_of
+    )
     outcomes = work(without_rows(asked, stem) if options.new else asked, collector, options)
     collector.add_bootstraps()
     if not options.no_report:
@@ -128,13 +136,13 @@ def chosen(cells: list[Cell], only: list[str] | None) -> list[Cell]:
     return found
 
 
-def screened_out(
+def screening_of(
     suite: Suite, path: Path, cells: list[Cell], options: argparse.Namespace
-) -> dict[tuple[str, str], str]:
-    """(group, label) of the cells that the suite's screen leaves out, and why; says which families it cannot judge."""
+) -> tuple[dict[tuple[str, str], str], dict[tuple[str, str], str]]:
+    """(group, label) of the cells that the suite's screen leaves out, and of those that wait for it, each with why."""
     asked = suite.screen
     if asked is None:
-        return {}
+        return {}, {}
     if asked.suite == path.stem:
         raise UserError(f"{path}: screen: a suite cannot screen itself")
     other = path.parent / f"{asked.suite}.yaml"
@@ -142,12 +150,18 @@ def screened_out(
     short_cells = make_cells(short, options.config, options.runs, options.gpu, where=str(other))
     check_screen(suite, cells, short, short_cells, str(path))
     found = screen(cells, Rows.load(options.results / f"suite_{asked.suite}"), asked.keep)
-    for (group, family), (have, of) in found.waiting.items():
-        print(f"not screened yet: {family} ({group}), {have} of {of} cells have a result in suite {asked.suite}")
-    return dict.fromkeys(
+    for (group, family), why in found.waiting.items():
+        print(f"not screened yet: {family} ({group}), {why} in suite {asked.suite}; run that one first")
+    out = dict.fromkeys(
         ((cell.group, cell.label) for cell in found.out),
         f"not among the best {asked.keep} of its family in suite {asked.suite}",
     )
+    waiting = {
+        (cell.group, cell.label): f"{found.waiting[cell.group, cell.family]} in suite {asked.suite}"
+        for cell in cells
+        if (cell.group, cell.family) in found.waiting
+    }
+    return out, waiting
 
 
 def without_rows(cells: list[Cell], stem: Path) -> list[Cell]:
@@ -178,12 +192,16 @@ def fingerprint_here(folder: Path) -> str:
         return ""
 
 
-def list_cells(cells: list[Cell], new: list[Cell], screened: Container[tuple[str, str]]) -> None:
-    """Say which cells have a finished run here, which only the rows of one, which neither, which are left out."""
+def list_cells(cells: list[Cell], new: list[Cell], states: Mapping[tuple[str, str], str]) -> None:
+    """Say which cells have a finished run here, which only the rows of one, which neither, and what the screen says.
+
+    A cell that waits for its short run is shown as finished or kept where it has a whole one.
+    """
     for cell in cells:
         state = "finished" if cell.folder.finished else "open" if cell in new else "kept"
-        if (cell.group, cell.label) in screened:
-            state = SCREENED_OUT
+        of_screen = states.get((cell.group, cell.label))
+        if of_screen == SCREENED_OUT or (of_screen and state == "open"):
+            state = of_screen
         print(f"{state:<12}  {cell.name}  {cell.group}: {cell.label}")
 
 

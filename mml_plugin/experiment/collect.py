@@ -21,7 +21,7 @@ from mml_plugin.report.comparison import groups_of, metrics_of, runs_of, shared_
 from mml_plugin.report.rows import Row, Rows
 from mml_plugin.report.statistics import paired_bootstrap
 
-OUTDATED, SCREENED_OUT = "outdated", "screened out"
+OUTDATED, SCREENED_OUT, WAITING = "outdated", "screened out", "waiting"
 RESAMPLES = 10_000
 FINGERPRINT = 16  # digits of a data fingerprint in a row
 
@@ -35,6 +35,7 @@ class Collector:
         hide: a path whose occurrences are taken out of commands.
         screened: (group, label) of cells that are to have no whole run -> why. What was measured of them before
             stays in their rows, and no report shows it.
+        waiting: (group, label) of cells of which nobody can say yet whether they are to have one -> why.
         fingerprint: a cell -> the fingerprint of its data as they are now, "" where they cannot be read. What was
             measured on other data stays in its row, and no report shows it.
     """
@@ -45,9 +46,11 @@ class Collector:
         cells: Sequence[Cell],
         hide: Path | None = None,
         screened: Mapping[tuple[str, str], str] | None = None,
+        waiting: Mapping[tuple[str, str], str] | None = None,
         fingerprint: Callable[[Cell], str] = lambda cell: "",
     ) -> None:
-        self.stem, self.cells, self.hide, self.screened = stem, list(cells), hide, dict(screened or {})
+        self.stem, self.cells, self.hide = stem, list(cells), hide
+        self.screened, self.waiting = dict(screened or {}), dict(waiting or {})
         self._data = {_settings(description(cell)): fingerprint(cell)[:FINGERPRINT] for cell in self.cells}
         make_folder(stem.parent)
         self._lock = FileLock(str(stem.parent / f".{stem.name}.lock"))
@@ -111,11 +114,13 @@ class Collector:
                 if row["state"] == SCREENED_OUT:
                     row["error"] = ""
                 row["state"] = DONE if self._is_current(row) else OUTDATED
-            elif row["state"] == SCREENED_OUT:
+            elif row["state"] in (SCREENED_OUT, WAITING):
                 row["state"], row["error"] = MISSING, ""
-            why = self.screened.get((row["group"], row["label"]))
-            if why is not None and row["state"] != OUTDATED:
-                row["state"], row["error"] = SCREENED_OUT, why
+            label = row["group"], row["label"]
+            if label in self.screened and row["state"] != OUTDATED:
+                row["state"], row["error"] = SCREENED_OUT, self.screened[label]
+            elif label in self.waiting and row["state"] == MISSING:
+                row["state"], row["error"] = WAITING, self.waiting[label]
         place: dict[tuple[str, str], int] = {}
         for cell in self.cells:
             place.setdefault((cell.group, cell.label), len(place))

@@ -43,11 +43,11 @@ class Screening:
 
     Attributes:
         out: the cells that get no whole run.
-        waiting: (group, family) -> how many of its cells have a short run, and of how many, where that is not all.
+        waiting: (group, family) -> why nobody can say yet which of its cells do.
     """
 
     out: tuple[Cell, ...] = ()
-    waiting: Mapping[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    waiting: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 def screen(cells: Sequence[Cell], short: Rows, keep: int) -> Screening:
@@ -73,13 +73,16 @@ def screen(cells: Sequence[Cell], short: Rows, keep: int) -> Screening:
         if cell.family:
             families.setdefault((cell.group, cell.family), []).append(cell)
     out: list[Cell] = []
-    waiting: dict[tuple[str, str], tuple[int, int]] = {}
+    waiting: dict[tuple[str, str], str] = {}
     for family, members in families.items():
         labels = dict.fromkeys(cell.label for cell in members)
         lines = [line for name, line in results.get(family, {}).items() if name in labels]
         seeds = set.intersection(*(set(line.runs) for line in lines)) if lines else set()
-        if len(lines) < len(labels) or not seeds:
-            waiting[family] = len(lines), len(labels)
+        if len(lines) < len(labels):
+            waiting[family] = f"{len(lines)} of {len(labels)} cells have a result"
+            continue
+        if not seeds:
+            waiting[family] = f"its {len(labels)} cells have no seed in common"
             continue
         best = {line.name for line in ranked(lines, sorted(seeds, key=int))[:keep]}
         out += [cell for cell in members if cell.label not in best]

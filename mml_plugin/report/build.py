@@ -157,14 +157,14 @@ def _thousands(text: str) -> str:
 
 def _holes(document: Document, rows: Rows) -> None:
     """What is not there, and why: failed cells with their error, missing ones by name."""
-    quiet = ("done", "missing", "outdated", "screened out")
+    quiet = ("done", "missing", "outdated", "screened out", "waiting")
     failed = [row for row in rows.cells if row["state"] not in quiet or (row["state"] in _KEPT and row["error"])]
     missing = [row for row in rows.cells if row["state"] == "missing"]
     outdated = [row for row in rows.cells if row["state"] == "outdated"]
     if missing:
-        total = sum(row["state"] not in ("outdated", "screened out") for row in rows.cells)
+        total = sum(row["state"] not in ("outdated", "screened out", "waiting") for row in rows.cells)
         document.blocks += [Text(f"Not run yet: {len(missing)} of {total} cells."), Items(_missing(rows, missing))]
-    document.blocks += _screened(rows)
+    document.blocks += [*_waiting(rows), *_screened(rows)]
     if outdated:
         said = sorted({f"{row['label']} ({row['group']})" for row in outdated})
         document.blocks.append(
@@ -179,6 +179,16 @@ def _holes(document: Document, rows: Rows) -> None:
 def _state(row: Row) -> str:
     """A failed cell's state, and what became of a result that it had before."""
     return _KEPT.get(row["state"], row["state"])
+
+
+def _waiting(rows: Rows) -> list[Text | Items]:
+    """The families whose short runs do not say yet which of their cells get a whole run."""
+    held = (row for row in rows.cells if row["state"] == "waiting")
+    found = dict.fromkeys((row["group"], row["family"], row["error"]) for row in held)
+    if not found:
+        return []
+    said = Text("Not run yet, because short runs are to say first which cells are worth a whole run:")
+    return [said, Items([f"{group}: {family}, {why}" for group, family, why in found])]
 
 
 def _screened(rows: Rows) -> list[Text | Items]:

@@ -163,10 +163,18 @@ grids:
     run = Runner(Path("logs"), isolated=False, say=lambda text: None).run
     run(short[:5])
     assert script.main(["short.yaml", "--collect", "--no-report", *WHERE]) == 0
-    # A family without all its short runs is not screened yet.
-    assert listed()[0].startswith("not screened yet: several (MF on synth, 10 negatives), 2 of 3 cells")
-    assert listed()[4:] == ["open"] * 3
+    # A family without all its short runs is not screened yet, and none of its cells is run.
+    says = "not screened yet: several (MF on synth, 10 negatives), 2 of 3 cells have a result in suite short"
+    assert listed()[0].startswith(says)
+    assert listed()[4:] == ["waiting"] * 3
     assert sorted(listed()[1:4]) == ["open", "screened out", "screened out"]
+    assert script.main(["whole.yaml", "--only", "neg_weight=", *WHERE]) == 0
+    assert "3 of 3 cells wait for their short runs\n0 cells" in capsys.readouterr().out
+    whole_rows = home / "results" / "suite_whole"
+    assert [row["state"] for row in Rows.load(whole_rows).cells][3:] == ["waiting"] * 3
+    report = (home / "reports" / "whole" / "report.md").read_text()
+    assert "Not run yet: 1 of 1 cells." in report
+    assert "MF on synth, 10 negatives: several, 2 of 3 cells have a result in suite short" in report
     run(short)
     assert script.main(["short.yaml", "--collect", "--no-report", *WHERE]) == 0
     rows = Rows.load(home / "results" / "suite_short").done()

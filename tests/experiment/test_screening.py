@@ -44,7 +44,7 @@ def test_cells_are_compared_over_the_seeds_that_all_have():
     rows = [row("a", 1, 0.30), row("b", 1, 0.25), row("a", 2, 0.10)]
     assert names(screen(cells, Rows(rows, []), 1)) == ["b"]
     apart = screen(cells, Rows([row("a", 1, 0.3), row("b", 2, 0.2)], []), 1)
-    assert (names(apart), dict(apart.waiting)) == ([], {(GROUP, "f"): (2, 2)})
+    assert (names(apart), dict(apart.waiting)) == ([], {(GROUP, "f"): "its 2 cells have no seed in common"})
 
 
 def test_families_do_not_compete_and_wait_for_their_last_short_run():
@@ -52,7 +52,7 @@ def test_families_do_not_compete_and_wait_for_their_last_short_run():
     rows = [row("a", 1, 0.3), row("b", 1, 0.2), row("c", 1, 0.1, "g"), row("d", 1, 0.2, "g", state="failed")]
     found = screen(cells, Rows(rows, []), 1)
     assert names(found) == ["b"]
-    assert dict(found.waiting) == {(GROUP, "g"): (1, 2)}
+    assert dict(found.waiting) == {(GROUP, "g"): "1 of 2 cells have a result"}
     rows[-1]["state"] = "done"
     assert names(screen(cells, Rows(rows, []), 1)) == ["b", "c"]
 
