@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def row(expid: str) -> list[str]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     logging.disable(logging.WARNING)
     rows = [row(expid) for expid in list_experiments(ROOT / "config")]
     header = ["experiment", "loss", "negatives", "batch", "patience", "plateau schedule"]

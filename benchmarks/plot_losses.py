@@ -5,6 +5,7 @@ Usage: ``python benchmarks/plot_losses.py``. One SVG per loss in ``docs/images/l
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import matplotlib
@@ -57,6 +58,7 @@ def draw(name: str) -> Path:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     plt.rcParams.update({"svg.hashsalt": "mml_plugin", "svg.fonttype": "none", "font.size": 8, "axes.titlesize": 8})
     FOLDER.mkdir(parents=True, exist_ok=True)
     for spec in available_losses():

@@ -6,6 +6,7 @@ best epoch's Recall@20 go to ``tests/data/recbole/reference.json``, with the Rec
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -48,6 +49,7 @@ def rows(engine: str, expid: str, work: Path) -> dict[str, list]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(1)
     content: dict = {
         "seeds": SEEDS,

@@ -618,7 +618,8 @@ def table() -> None:
     """Rewrite the tables of docs/speed.md and the README from the rows there are."""
     from mml_plugin.report.table import markdown_table
 
-    rows, parts = sorted(read(RESULTS), key=lambda r: (list(CASES).index(r["case"]), machine(r))), {}
+    in_order, parts = read(RESULTS), {}
+    rows = sorted(in_order, key=lambda r: (list(CASES).index(r["case"]), machine(r)))
     header = ["case", "machine", "engine", "epoch", "times faster", "sampling", "forward, backward", "optimiser",
               "evaluation", "import", "compilation, once", "data", "peak memory", "bandwidth floor",
               "trained rows"]  # fmt: skip
@@ -657,7 +658,7 @@ def table() -> None:
         parts["sampler"] = markdown_table(header, cells, left=4)
     fill(DOCS, parts)
     if rows:
-        fill(README, {"speed": markdown_table(*short(rows), left=3)})
+        fill(README, {"speed": markdown_table(*short(in_order), left=3)})
 
 
 def machine(row: dict[str, str]) -> str:
@@ -666,24 +667,35 @@ def machine(row: dict[str, str]) -> str:
 
 
 def short(rows: list[dict[str, str]]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the README's table: recbox beside the fast engine's own pick on a CPU, each case's newest."""
+    """Header and cells of the README's table: recbox beside the fast engine's own pick on a CPU, each case's newest.
+
+    Args:
+        rows: in the file's order, in which a day's later rows stand behind its earlier ones.
+    """
     cells = []
     pairs_of_rows = [
         (stock, fast) for stock in rows for fast in rows
         if all(fast[k] == stock[k] for k in ("case", "commit", *MACHINE))
         and (fast["backend"], stock["engine"]) == ("numba", "recbox")
     ]  # fmt: skip
-    newest = {stock["case"]: (stock, fast) for stock, fast in sorted(pairs_of_rows, key=lambda pair: pair[1]["date"])}
-    for stock, fast in newest.values():
+    pairs_of_rows.sort(key=lambda pair: pair[1]["date"])
+    newest = {stock["case"]: (stock, fast) for stock, fast in pairs_of_rows}
+    # A machine's earlier rows are of earlier commits.
+    on_machine = {(fast["case"], *(fast[k] for k in MACHINE)): float(fast["times_faster"]) for _, fast in pairs_of_rows}
+    for case, (stock, fast) in newest.items():
+        factors = sorted(factor for key, factor in on_machine.items() if key[0] == case)
+        every = " to ".join(dict.fromkeys(f"{factor:.0f}x" for factor in (factors[0], factors[-1])))
         pairs = [(f"{float(stock[k]):.1f}", f"{float(fast[k]):.1f}")
                  for k in ("epoch_seconds", "evaluation_seconds")]  # fmt: skip
         memory = f"{float(stock['full_memory_gb']):.1f} GB, {float(fast['peak_memory_gb']):.2f} GB"
         cells.append([
             stock["expid"], stock["negatives"], machine(fast), *(f"{a} s, {b} s" for a, b in pairs),
-            f"{float(fast['times_faster']):.0f}x", memory,
+            f"{float(fast['times_faster']):.0f}x", every if len(factors) > 1 else "–", memory,
         ])  # fmt: skip
     cells.sort(key=lambda cell: (cell[0], int(cell[1])))
-    return ["experiment", "negatives", "machine", "epoch: recbox, fast", "evaluation", "faster", "peak memory"], cells
+    header = ["experiment", "negatives", "machine", "epoch: recbox, fast", "evaluation", "faster",
+              "on every machine", "peak memory"]  # fmt: skip
+    return header, cells
 
 
 def fill(path: Path, parts: dict[str, str]) -> None:

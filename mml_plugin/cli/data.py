@@ -92,6 +92,10 @@ def check_command(name: str, root: Path) -> None:
 def synth_command(name: str, users: int, items: int, seed: int, root: Path, overwrite: bool) -> None:
     """Make a small synthetic data set from a seed."""
     from mml_plugin.data.store import folder_of
-    from mml_plugin.data.synthetic import generate
+    from mml_plugin.data.synthetic import generate, is_there
 
-    click.echo(f"wrote {generate(folder_of(root, name), users, items, seed, overwrite)}")
+    folder = folder_of(root, name)
+    if not overwrite and is_there(folder, users, items, seed):
+        click.echo(f"{folder} is already there, made with the same sizes and seed")
+        return
+    click.echo(f"wrote {generate(folder, users, items, seed, overwrite)}")

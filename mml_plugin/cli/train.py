@@ -41,7 +41,7 @@ from mml_plugin.errors import UserError
 @click.option("--thresholds", metavar="T,T,...",
               help="Count training negatives between these similarities instead of the loss's margins.")  # fmt: skip
 @click.option("--summary/--no-summary", default=True, show_default=True,
-              help="Append reczoo's summary line to CONFIG.csv in the working directory.")  # fmt: skip
+              help="Append reczoo's summary line to <config folder's name>.csv, here.")  # fmt: skip
 @click.pass_obj
 def train(settings, config_dir: Path | None, thresholds: str | None, **request) -> None:
     """Train and evaluate one experiment; its folder under --runs holds everything."""

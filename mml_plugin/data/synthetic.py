@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -68,5 +69,17 @@ def _pack(train: list[np.ndarray], test: list[np.ndarray], items: int) -> Intera
 
 def generate(folder: Path, users: int = 1500, items: int = 2000, seed: int = 2019, overwrite: bool = False) -> Path:
     """Draw a data set and write its folder."""
-    source = f"synthetic: users={users} items={items} seed={seed}"
-    return store(sample(users, items, seed), folder, source, overwrite=overwrite)
+    return store(sample(users, items, seed), folder, _source(users, items, seed), overwrite=overwrite)
+
+
+def is_there(folder: Path, users: int, items: int, seed: int) -> bool:
+    """Whether the folder says that it is the data set which :func:`generate` would write."""
+    try:
+        content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("source") == _source(users, items, seed)
+
+
+def _source(users: int, items: int, seed: int) -> str:
+    return f"synthetic: users={users} items={items} seed={seed}"

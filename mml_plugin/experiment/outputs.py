@@ -126,7 +126,7 @@ def tensorboard_listener(path: Path, own_margins: bool = True, resume: bool = Fa
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise UserError("--tensorboard needs the package tensorboard: pip install 'mml_plugin[tensorboard]'") from None
+        raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard") from None
     writer: Any = None
 
     def listen(record: EpochRecord) -> None:

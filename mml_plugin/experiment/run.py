@@ -237,11 +237,24 @@ def _prepare_folder(folder: RunFolder, request: RunRequest, params: dict[str, An
     if folder.checkpoint.is_file() and not request.resume:
         raise UserError(f"{folder.path} holds an unfinished run; --resume goes on with it, --overwrite begins it anew")
     if request.resume and not folder.checkpoint.is_file():
-        more = "; other --set are another run folder" if request.overrides else ""
-        raise UserError(f"{folder.path} holds nothing to resume; run without --resume to begin{more}")
+        raise UserError(
+            f"{folder.path} holds nothing to resume; run without --resume to begin{_unfinished_beside(folder)}"
+        )
     if request.resume:
         _check_unchanged(folder, request.expid, params)
     return request.resume
+
+
+def _unfinished_beside(folder: RunFolder) -> str:
+    """The experiment's other runs that can be resumed, and how, for a message."""
+    found = sorted(path.parent.name for path in folder.path.parent.glob("*/checkpoint.pt"))
+    names = [name for name in found if not RunFolder(folder.path.parent / name).finished]
+    if not names:
+        return ""
+    return (
+        f". Unfinished beside it: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}; a run is resumed with the "
+        "--engine, --protocol, --seed and --set that it was begun with"
+    )
 
 
 def _check_unchanged(folder: RunFolder, expid: str, params: dict[str, Any]) -> None:

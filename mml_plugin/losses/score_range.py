@@ -42,7 +42,7 @@ class ScoreRange:
             self.warned = True
             warnings.warn(
                 f"{self.name} is made for cosine similarities in [-1, 1] and met a score of size {largest:.3g}: its "
-                "margins lie in that interval, so unbounded dot products are either all active or all inactive; "
+                "margins assume that range, so unbounded dot products are either all active or all inactive; "
                 "normalise the vectors (similarity_score: cosine)",
                 stacklevel=3,
             )

@@ -43,7 +43,7 @@ def plot_curves(histories: Mapping[str, Path], metric: str, path: Path) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError("plots need matplotlib: pip install 'mml_plugin[plots]'") from None
+        raise UserError("plots need matplotlib: pip install matplotlib") from None
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

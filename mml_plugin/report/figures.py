@@ -85,7 +85,7 @@ def _figure(rows: int, columns: int, height: float = 4.4) -> tuple[Any, list[Any
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError("plots need matplotlib: pip install 'mml_plugin[plots]'") from None
+        raise UserError("plots need matplotlib: pip install matplotlib") from None
     figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)

@@ -13,4 +13,4 @@ def check_installed() -> None:
     """A :class:`UserError` that says what to install when a package for plots or tests is missing."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"reports need {' and '.join(missing)}: pip install 'mml_plugin[plots,stats]'")
+        raise UserError(f"reports need {' and '.join(missing)}: pip install {' '.join(missing)}")

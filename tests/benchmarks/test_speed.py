@@ -135,7 +135,11 @@ def test_the_readme_shows_each_cases_newest_pair_and_no_pair_of_different_runs(s
 
     old, new = pair("a", "2026-11-02", "8", "x"), pair("a", "2026-11-10", "7", "y")
     alone = pair("b", "2026-11-01", "5", "z")
+    # Of two rows of one day the file's later one is the newer.
+    assert speed.short([*pair("a", "2026-11-10", "6", "v"), *new])[1][0][3] == "100.0 s, 7.0 s"
+    assert speed.short([*new, *pair("a", "2026-11-10", "6", "v")])[1][0][3] == "100.0 s, 6.0 s"
     without = [row for row in pair("a", "2026-11-20", "1", "w") if row["engine"] == "fast"]
     for rows in ([*old, *new, *alone, *without], [*without, *alone, *new, *old]):
         cells = speed.short(rows)[1]
+        assert [cell[6] for cell in cells] == ["9x", "–"]
         assert [(cell[0], cell[3]) for cell in cells] == [("a", "100.0 s, 7.0 s"), ("b", "100.0 s, 5.0 s")]

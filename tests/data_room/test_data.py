@@ -301,6 +301,19 @@ def test_a_known_name_must_hold_the_known_data(tmp_path, monkeypatch):
         import_dataset("yelp18", source, tmp_path)
 
 
+def test_a_synthetic_set_that_is_there_already_is_left_as_it_is(tmp_path, capsys):
+    words = ["data", "synth", "--users", "20", "--items", "64", "--root", str(tmp_path)]
+    assert main(words) == 0
+    before = (tmp_path / "synth" / "train.txt").stat().st_mtime_ns
+    assert main(words) == 0
+    assert "already there, made with the same sizes and seed" in capsys.readouterr().out
+    assert (tmp_path / "synth" / "train.txt").stat().st_mtime_ns == before
+    assert main([*words, "--seed", "7"]) == 2
+    assert "--overwrite replaces it" in capsys.readouterr().err
+    (tmp_path / "synth" / "dataset.json").write_text("[")
+    assert main(words) == 2
+
+
 def test_overwrite_replaces_a_data_set_and_nothing_else(tmp_path, capsys):
     words = ["data", "synth", "--users", "20", "--items", "64", "--root", str(tmp_path), "--overwrite", "--name"]
     (tmp_path / "empty").mkdir()

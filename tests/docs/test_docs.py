@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
 import run_docs
+import yaml
 
 from mml_plugin import available_losses
+from mml_plugin.experiment.config import load_experiment
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FILES = [run_docs.ROOT / "README.md", *sorted((run_docs.ROOT / "docs").glob("*.md"))]
@@ -60,3 +63,16 @@ def test_every_loss_has_a_section_with_its_parameters_and_a_picture(spec):
 def test_links_lead_somewhere(file):
     targets = [t for t in LINK.findall(file.read_text(encoding="utf-8")) if "://" not in t]
     assert [t for t in targets if not (file.parent / t.partition("#")[0]).exists()] == []
+
+
+def test_the_blocks_for_a_data_set_of_ones_own_are_an_experiment(tmp_path):
+    texts = [b.text for b in run_docs.blocks(run_docs.ROOT / "docs" / "running.md") if b.language == "yaml"]
+    config = tmp_path / "config"
+    shutil.copytree(run_docs.ROOT / "config", config)
+    (config / "dataset_config" / "mine.yaml").write_text(texts[0])
+    base = yaml.safe_load((config / "model_config" / "MF.yaml").read_text())["Base"]
+    (config / "model_config" / "mine.yaml").write_text(yaml.safe_dump({"Base": base}) + texts[1])
+    mine, published = (load_experiment(config, name) for name in ("MF_mine_mml", "MF_yelp_mml"))
+    assert mine.params["train_data"] == "./data/mine/train.csv"
+    differ = {key for key in published.params if mine.params.get(key) != published.params[key]}
+    assert differ == {"model_id", "dataset_id", "train_data", "valid_data", "item_corpus"}

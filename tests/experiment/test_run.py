@@ -231,6 +231,18 @@ def test_mistakes_are_one_sentence_and_exit_2(words, says, capsys):
     assert not Path("none").exists()
 
 
+def test_what_can_be_resumed_instead_is_named(tmp_path, capsys):
+    for name, finished in (("fast-paper-s2019-0a1b2c3d", False), ("fast-paper-s2020", True)):
+        folder = tmp_path / "MF_tiny_ccl" / name
+        folder.mkdir(parents=True)
+        (folder / "checkpoint.pt").touch()
+        if finished:
+            (folder / "result.json").touch()
+    assert command("--expid", "MF_tiny_ccl", "--resume", "--runs", str(tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert "Unfinished beside it: fast-paper-s2019-0a1b2c3d; a run is resumed with the --engine" in error
+
+
 @pytest.mark.parametrize("engine", ["recbox", "fast"])
 @pytest.mark.parametrize(
     ("key", "value", "says"),

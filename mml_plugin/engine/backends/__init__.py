@@ -39,7 +39,7 @@ class BackendInfo:
     module: str
     devices: tuple[str, ...]
     needs: str = ""
-    comes: str = "pip install 'mml_plugin[fast]'"
+    comes: str = "pip install numba"
     capability: tuple[int, int] = (0, 0)
     builds: bool = False
     interpreter: str = ""
