@@ -16,7 +16,7 @@ from mml_plugin.files import atomic_write
 from mml_plugin.report.build import cells_with_result, labels_of, short
 from mml_plugin.report.comparison import METRICS, Line, groups_of, monitor, paper_row, percent, runs_of, shared_seeds
 from mml_plugin.report.early_stopping import read_stop
-from mml_plugin.report.rows import Row, Rows, read_csv
+from mml_plugin.report.rows import Row, Rows, is_asked, read_csv
 from mml_plugin.report.statistics import MIN_SEEDS, paired_t
 from mml_plugin.report.table import markdown_table
 
@@ -121,6 +121,8 @@ class Pool:
             epochs = rows.epochs()
             for row in rows.done():
                 if row.get("cut"):
+                    continue
+                if row.get("valid_share"):
                     continue
                 key = (row["expid"], row["protocol"], row["engine"], row["settings"])
                 runs = self.lines.setdefault(key, Line(row["expid"], {})).runs
@@ -389,19 +391,23 @@ def ablation(pool: Pool) -> str:
 
 def _as_published(rows: Rows | None, group: str, tuned: Line) -> list[str]:
     """What the cells without an override reach on the same split, screened out or not, and what tuning gained."""
-    values: dict[str, list[list[float]]] = {}
+    lines: dict[str, Line] = {}
     for row in rows.cells if rows else []:
-        if row["group"] == group and not row["settings"] and all(row[metric] for metric in METRICS):
-            values.setdefault(row["loss"], []).append([float(row[metric]) for metric in METRICS])
-    means = {loss: [fmean(column) for column in zip(*found)] for loss, found in values.items()}
-    if not means:
+        if row["state"] == "outdated" or row["group"] != group or row["settings"]:
+            continue
+        if all(row[metric] for metric in METRICS):
+            lines.setdefault(row["loss"], Line(row["loss"], {})).runs[row["seed"]] = row
+    if not lines:
         return []
-    reached = ", ".join(f"{loss} {' / '.join(f'{value:.4f}' for value in found)}" for loss, found in means.items())
+    reached = ", ".join(
+        f"{loss} {' / '.join(f'{line.mean(metric):.4f}' for metric in METRICS)}" for loss, line in lines.items()
+    )
     names = " / ".join(short(metric) for metric in METRICS)
     said = f"{group}, whole runs of the published settings on the same split: {reached} ({names}, test)."
-    if before := means.get(tuned.first["loss"]):
-        gains = [signed(100 * (tuned.mean(m) / value - 1)) for m, value in zip(METRICS, before)]
-        said += f" Re-tuning alone gives {tuned.first['loss']} {' / '.join(gains)}."
+    before = lines.get(tuned.first["loss"])
+    gains = [percent(before, tuned, metric) for metric in METRICS] if before else []
+    if gains and all(gain is not None for gain in gains):
+        said += f" Re-tuning alone gives {tuned.first['loss']} {' / '.join(map(signed, gains))}."
     return [said]
 
 
@@ -549,7 +555,7 @@ def progress(pool: Pool) -> str:
 
 
 def _progress(rows: Rows) -> str:
-    states = [row["state"] for row in rows.cells if row["state"] != "outdated"]
+    states = [row["state"] for row in rows.cells if is_asked(row)]
     failed, screened, waiting = (states.count(state) for state in ("failed", "screened out", "waiting"))
     said = f"{states.count('done')} of {len(states) - screened - waiting}" + (f", {failed} failed" if failed else "")
     said += f" so far, {waiting} wait for their short runs" if waiting else ""

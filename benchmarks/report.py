@@ -6,13 +6,26 @@ import argparse
 import sys
 from pathlib import Path
 
-from mml_plugin.errors import UserError
+from mml_plugin.errors import UserError, nearest
 from mml_plugin.experiment.suite import Suite, read_suite
 from mml_plugin.report.build import Spec, build
-from mml_plugin.report.rows import Rows, read_csv
+from mml_plugin.report.rows import Row, Rows, read_csv
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES, RESULTS, REPORTS, PAPER = (ROOT / "benchmarks" / name for name in ("suites", "results", "reports", "paper"))
+
+
+def paper_of(suite: Suite, where: str) -> list[Row]:
+    """The paper's table that stands beside the suite's figures; none where it names none.
+
+    Raises:
+        UserError: for a table that is not there.
+    """
+    path = PAPER / f"{suite.paper}.csv"
+    if suite.paper and not path.is_file():
+        known = nearest(suite.paper, [p.stem for p in PAPER.glob("*.csv")])
+        raise UserError(f"{where}: paper: there is no table {suite.paper!r} in benchmarks/paper; {known}")
+    return read_csv(path) if suite.paper else []
 
 
 def spec_of(suite: Suite, name: str) -> Spec:
@@ -21,16 +34,16 @@ def spec_of(suite: Suite, name: str) -> Spec:
         suite.title,
         suite.about,
         suite.kind,
-        paper=read_csv(PAPER / f"{suite.paper}.csv") if suite.paper else [],
+        paper=paper_of(suite, name),
         stop_epochs=read_csv(PAPER / "table2_stop_epochs.csv") if suite.paper == "table2_models" else [],
         early_stop=suite.early_stop,
         rebuild=f"python benchmarks/report.py {name}",
     )
 
 
-def write(name: str, results: Path = RESULTS, reports: Path = REPORTS, suites: Path = SUITES) -> Path:
+def write(suite_file: Path, results: Path = RESULTS, reports: Path = REPORTS) -> Path:
     """Write the report of a suite; returns its folder."""
-    suite = read_suite(suites / f"{name}.yaml")
+    name, suite = suite_file.stem, read_suite(suite_file)
     rows = Rows.load(results / f"suite_{name}")
     if not rows.cells:
         raise UserError(f"there are no rows of suite {name!r} in {results}; run benchmarks/run_suite.py {name} first")
@@ -49,7 +62,7 @@ def main() -> int:
         names = sorted(p.stem for p in SUITES.glob("*.yaml") if (options.results / f"suite_{p.stem}.csv").is_file())
     try:
         for name in names:
-            print(f"wrote {write(name, options.results, options.reports)}")
+            print(f"wrote {write(SUITES / f'{name}.yaml', options.results, options.reports)}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+import report as reports
+
 from mml_plugin.data.interactions import load
 from mml_plugin.devices import resolve_device
 from mml_plugin.errors import UserError
@@ -60,7 +62,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", help="run only cells whose name, label or group contains this")
     parser.add_argument("--chosen", action="store_true", help="only the tuning cells that now stand for their family")
     parser.add_argument("--new", action="store_true", help="leave out cells whose rows are kept, run folder or not")
-    parser.add_argument("--limit", type=int, help="run at most so many cells that are not finished")
+    parser.add_argument("--limit", type=_count, help="run at most so many cells that are not finished")
     parser.add_argument("--any-machine", action="store_true", help="finished runs of other devices or threads count")
     parser.add_argument("--overwrite", action="store_true", help="begin every cell anew")
     parser.add_argument("--collect", action="store_true", help="run nothing; rows of what is finished, on any machine")
@@ -70,10 +72,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of cells")
+    return int(text)
+
+
 def run_suite(options: argparse.Namespace) -> int:
     """Run, collect, report."""
     path = Path(options.suite) if options.suite.endswith((".yaml", ".yml")) else SUITES / f"{options.suite}.yaml"
     suite = read_suite(path)
+    reports.paper_of(suite, str(path))
     stem = options.results / f"suite_{path.stem}"
     if suite.kind == "data" and options.list:
         return list_data(suite, stem)
@@ -82,7 +91,7 @@ def run_suite(options: argparse.Namespace) -> int:
         if not options.no_report:
             check_installed()
     if suite.kind == "data":
-        return data_suite(suite, stem, options)
+        return data_suite(suite, path, stem, options)
     cells = make_cells(suite, options.config, options.runs, options.gpu, _seeds(options.seeds), where=str(path))
     # The report's holes are the whole suite's, whatever part of it is run now.
     whole = cells if options.seeds is None else make_cells(suite, options.config, options.runs, options.gpu)
@@ -97,7 +106,8 @@ def run_suite(options: argparse.Namespace) -> int:
     asked = [
         cell
         for cell in named
-        if (label := (cell.group, cell.label)) not in screened and (label not in waiting or cell.folder.finished)
+        if (label := (cell.group, cell.label)) not in screened
+        and (label not in waiting or (cell.folder.finished and not options.overwrite))
     ]
     for labels, said in ((screened, "are screened out"), (waiting, "wait for their short runs")):
         if count := sum((cell.group, cell.label) in labels for cell in named):
@@ -108,7 +118,7 @@ def run_suite(options: argparse.Namespace) -> int:
     outcomes = work(without_rows(asked, stem) if options.new else asked, collector, options)
     collector.add_bootstraps()
     if not options.no_report:
-        report(path.stem, options)
+        report(path, options)
     return summary(outcomes)
 
 
@@ -149,7 +159,9 @@ def screening_of(
     short = read_suite(other)
     short_cells = make_cells(short, options.config, options.runs, options.gpu, where=str(other))
     check_screen(suite, cells, short, short_cells, str(path))
-    found = screen(cells, Rows.load(options.results / f"suite_{asked.suite}"), asked.keep)
+    # Rows of other settings or data than the short suite now has choose nothing.
+    short_rows = Collector(options.results / f"suite_{asked.suite}", short_cells, fingerprint=data_of).judged()
+    found = screen(cells, short_rows, asked.keep)
     for (group, family), why in found.waiting.items():
         print(f"not screened yet: {family} ({group}), {why} in suite {asked.suite}; run that one first")
     out = dict.fromkeys(
@@ -222,7 +234,7 @@ def work(cells: list[Cell], collector: Collector, options: argparse.Namespace) -
     finished = [cell for cell in cells if cell.folder.finished]
     if options.collect:
         outcomes = [Outcome(cell, MISSING) for cell in cells if not cell.folder.finished]
-        why = [(cell, matcher.why_not(cell)) for cell in finished]
+        why = [(cell, why_not(matcher, cell)) for cell in finished]
         outcomes += [Outcome(cell, MISSING if reason else DONE, reason) for cell, reason in why]
         collector.update(outcomes)
         return outcomes
@@ -240,6 +252,14 @@ def work(cells: list[Cell], collector: Collector, options: argparse.Namespace) -
     return runner.run(cells)
 
 
+def why_not(matcher: Matcher, cell: Cell) -> str:
+    """Why a finished run is not the cell's, a damaged one too; "" when it is."""
+    try:
+        return matcher.why_not(cell)
+    except UserError as error:
+        return str(error)
+
+
 def list_data(suite: Suite, stem: Path) -> int:
     """Say which data sets a suite counts, and which are counted."""
     counted = {row["dataset"] for row in Rows.load(stem).cells}
@@ -248,12 +268,12 @@ def list_data(suite: Suite, stem: Path) -> int:
     return 0
 
 
-def data_suite(suite: Suite, stem: Path, options: argparse.Namespace) -> int:
+def data_suite(suite: Suite, path: Path, stem: Path, options: argparse.Namespace) -> int:
     """Table 1: count the data sets; with ``--collect`` only the report, from the rows that there are."""
     if not options.collect:
         count_data(suite, stem)
     if not options.no_report:
-        report(stem.name.removeprefix("suite_"), options)
+        report(path, options)
     return 0
 
 
@@ -273,12 +293,9 @@ def count_data(suite: Suite, stem: Path) -> None:
     write_csv(stem.with_name(f"{stem.name}.csv"), rows)
 
 
-def report(name: str, options: argparse.Namespace) -> None:
+def report(path: Path, options: argparse.Namespace) -> None:
     """Write the suite's report from its rows."""
-    import report as reports
-
-    suites = Path(options.suite).parent if options.suite.endswith((".yaml", ".yml")) else SUITES
-    print(f"report: {reports.write(name, options.results, options.reports, suites)}")
+    print(f"report: {reports.write(path, options.results, options.reports)}")
 
 
 def summary(outcomes: list[Outcome]) -> int:
@@ -289,6 +306,8 @@ def summary(outcomes: list[Outcome]) -> int:
     if states:
         print(", ".join(f"{count} {state}" for state, count in states.items()))
     for outcome in outcomes:
+        if outcome.state == MISSING and outcome.error:
+            print(f"not taken: {outcome.error}", file=sys.stderr)
         if outcome.state == "failed":
             print(f"failed: {outcome.cell.name}: {outcome.error}", file=sys.stderr)
     return 1 if states.get("failed") else 0

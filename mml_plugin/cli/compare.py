@@ -136,7 +136,7 @@ def _own(train: Path, test: Path, losses: str, options: dict[str, Any], matcher:
     keys = {key: options[key] for key in EXTRA if options[key] is not None}
     keys |= {name: options[name] for name in ("engine", "backend", "valid_share")}
     _check_own_overrides(options)
-    own = prepare(train, test, words, out, protocol=options["protocol"], **keys)
+    own = prepare(train, test, words, out, protocol=options["protocol"], overrides=options["overrides"], **keys)
     for note in own.notes:
         click.echo(note)
     runs = options["runs_dir"] or out / "runs"

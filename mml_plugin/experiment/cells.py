@@ -181,7 +181,9 @@ class Runner:
             if _is_locked(Path(f"{folder.path}.lock")):
                 return Outcome(cell, ELSEWHERE), False
             folder.recover()
-            if folder.finished and not self.overwrite:
+            # Begun anew since this one began: another process with --overwrite was here first.
+            anew = folder.finished and folder.result.stat().st_mtime >= self._began
+            if folder.finished and (anew or not self.overwrite):
                 obstacle = self.matcher.why_not(cell)
                 return Outcome(cell, FAILED if obstacle else DONE, obstacle), False
             if self.isolated and (error := self._just_failed(cell)):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from filelock import FileLock
 
 from mml_plugin.experiment import kept_users
 from mml_plugin.experiment.cells import DONE, FAILED, MISSING, Outcome
+from mml_plugin.experiment.run import RunRequest
 from mml_plugin.experiment.run_folder import RunFolder, band_column, history_thresholds
 from mml_plugin.experiment.suite import SHORT, Cell, dataset_of, show
 from mml_plugin.files import make_folder
@@ -81,17 +83,34 @@ class Collector:
             rows.save(self.stem)
         return rows
 
-    def add_bootstraps(self) -> Rows:
-        """Compare over users what has per-user metrics here and is not compared yet."""
-        # Minutes of resampling, so outside the lock: other processes go on writing their cells' rows meanwhile.
-        found = bootstraps(self.update([]), self._per_user)
-        with self._lock:
-            rows = Rows.load(self.stem)
-            # Another comparison with these rows may have marked ours as none of its own.
-            rows.cells = self._ordered({row["cell"]: row for row in rows.cells})
-            rows.users = found
-            rows.save(self.stem)
+    def judged(self) -> Rows:
+        """The rows as they are, each marked as the cells now have it; nothing is written."""
+        rows = Rows.load(self.stem)
+        rows.cells = self._ordered({row["cell"]: row for row in rows.cells})
         return rows
+
+    def add_bootstraps(self, asked_only: bool = False) -> Rows:
+        """Compare over users what has per-user metrics here and is not compared yet.
+
+        Args:
+            asked_only: compare the cells alone, over their seeds, and keep what was compared of other rows.
+        """
+        names = {cell.name for cell in self.cells} if asked_only else None
+        rows = self.update([])
+        while True:
+            # Minutes of resampling, so outside the lock: other processes go on writing their cells' rows meanwhile.
+            before = _compared(rows, names)
+            found = bootstraps(before, self._per_user)
+            with self._lock:
+                # Another comparison with these rows may have marked ours as none of its own.
+                rows = self.judged()
+                now = _compared(rows, names)
+                if _identities(now) == _identities(before):
+                    # Another process may have compared what could not be compared here.
+                    found = bootstraps(replace(now, users=[*found, *rows.users]), lambda row: None)
+                    rows.users = found + (_of_others(rows, found) if asked_only else [])
+                    rows.save(self.stem)
+                    return rows
 
     def _per_user(self, row: Row) -> Any:
         """A run's per-user metrics; also of one that the suite does not ask for just now (another seed)."""
@@ -102,14 +121,20 @@ class Collector:
         """The suite's cells in its order, then older results of cells that it does not ask for (other seeds).
 
         A result of other settings or data than the cells under its label now have is marked: it is kept, no report
-        shows it.
+        shows it. Where it stands in the place of a cell that is asked for, ``asked`` says that this one has no result.
         """
         asked = {cell.name: description(cell) for cell in self.cells}
         for name, row in asked.items():
             old = known.setdefault(name, {**row, "state": MISSING})
-            if not measured(old) or old.get("config_hash") == row["config_hash"]:
+            if not measured(old):
                 old.update(row)
-        for row in known.values():
+            elif old.get("config_hash") == row["config_hash"]:
+                # Its negatives were counted on what the row says, whatever the suite has now.
+                old.update({**row, "suite_thresholds": old.get("suite_thresholds", "")})
+            else:
+                old.update({key: row[key] for key in ("group", "label", "family")})
+        for name, row in known.items():
+            row.pop("asked", None)
             if measured(row):
                 if row["state"] == SCREENED_OUT:
                     row["error"] = ""
@@ -121,6 +146,8 @@ class Collector:
                 row["state"], row["error"] = SCREENED_OUT, self.screened[label]
             elif label in self.waiting and row["state"] == MISSING:
                 row["state"], row["error"] = WAITING, self.waiting[label]
+            elif row["state"] == OUTDATED and name in asked and label not in self.screened:
+                row["asked"] = "yes"
         place: dict[tuple[str, str], int] = {}
         for cell in self.cells:
             place.setdefault((cell.group, cell.label), len(place))
@@ -142,6 +169,23 @@ class Collector:
         return {**description(cell), **result_row(result, cell)}
 
 
+def _compared(rows: Rows, names: Collection[str] | None) -> Rows:
+    """The rows without the cells that are not named."""
+    return rows if names is None else replace(rows, cells=[row for row in rows.cells if row["cell"] in names])
+
+
+def _identities(rows: Rows) -> set[str]:
+    return {row["identity"] for row in rows.done()}
+
+
+def _of_others(rows: Rows, found: Sequence[Row]) -> list[Row]:
+    """The comparisons that are not among those found and whose runs are all there."""
+    there = {identity[:12] for identity in _identities(rows)}
+    known = {(row["runs"], row["metric"]) for row in found}
+    others = (row for row in rows.users if (row["runs"], row["metric"]) not in known)
+    return [row for row in others if there.issuperset(row["runs"].split())]
+
+
 def measured(row: Row) -> bool:
     """Whether a row holds a finished run's values, shown by a report or not."""
     return row["state"] in (DONE, OUTDATED) or bool(row.get("identity"))
@@ -149,7 +193,8 @@ def measured(row: Row) -> bool:
 
 def _settings(row: Row) -> tuple[str, ...]:
     """What two seeds of one line have in common."""
-    return tuple(row.get(key, "") for key in ("group", "label", "engine", "protocol", "dataset", "config_hash"))
+    keys = ("group", "label", "engine", "protocol", "valid_share", "max_batches", "dataset", "config_hash")
+    return tuple(row.get(key, "") for key in keys)
 
 
 def description(cell: Cell) -> Row:
@@ -176,9 +221,20 @@ def description(cell: Cell) -> Row:
         **({"monitor_mode": "min"} if params["monitor_mode"] == "min" else {}),  # an empty one is max
         "engine": cell.request.engine,
         "protocol": cell.request.protocol,
+        **_unusual(cell.request),
         "seed": str(cell.seed),
         "config_hash": cell.experiment.identity()[:16],
     }
+
+
+def _unusual(request: RunRequest) -> Row:
+    """What sets runs apart beside their configuration; the usual is not written."""
+    found = {}
+    if request.protocol == "held-out" and request.valid_share != RunRequest.valid_share:
+        found["valid_share"] = f"{request.valid_share:.12g}"
+    if request.max_batches:
+        found["max_batches"] = str(request.max_batches)
+    return found
 
 
 def _setting(key: str, value: Any, params: Mapping[str, Any]) -> str:
@@ -279,7 +335,7 @@ def bootstraps(rows: Rows, per_user: Callable[[Row], Any]) -> list[Row]:
     Users are resampled; each user's metric is averaged over the seeds that both sides have. One that is there already
     for the same runs is kept. ``per_user`` gives a row's table of metrics, or None.
     """
-    old = {(r["group"], r["label"], r["against"], r["metric"]): r for r in rows.users}
+    old = {(r["group"], r["label"], r["against"], r["metric"], r["runs"]): r for r in reversed(rows.users)}
     found: list[Row] = []
     for group in groups_of(rows.done()):
         first = group.first
@@ -289,8 +345,8 @@ def bootstraps(rows: Rows, per_user: Callable[[Row], Any]) -> list[Row]:
             labels = (group.name, line.first["label"], first.first["label"])
             for metric in metrics_of([*first.runs.values(), *line.runs.values()]):
                 runs = runs_of(first, line, seeds)
-                kept = old.get((*labels, metric))
-                if kept is not None and kept["runs"] == runs:
+                kept = old.get((*labels, metric, runs))
+                if kept is not None:
                     found.append(kept)
                 elif seeds and (made := _bootstrap(sides, metric, per_user)) is not None:
                     facts = dict(zip(("group", "label", "against", "metric"), (*labels, metric)))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mml_plugin.errors import UserError
 from mml_plugin.experiment.run_folder import RunFolder
 from mml_plugin.files import atomic_write, make_folder
 from mml_plugin.report.rows import Row
@@ -41,11 +42,19 @@ def keep(results: Path, folder: RunFolder, identity: str, metrics: Sequence[str]
 
 def table_of(results: Path, folder: RunFolder | None, row: Row) -> Any:
     """The per-user metrics of a row's very run, from its folder or else what was kept of it; None where neither is."""
-    if folder is not None and folder.finished and folder.read_result()["identity"] == row["identity"]:
+    if folder is not None and folder.finished and _identity(folder) == row["identity"]:
         found = _read(folder.per_user)
         if found is not None:
             return found
     return _read(path_of(results, row["identity"]))
+
+
+def _identity(folder: RunFolder) -> str:
+    """The run's identity; "" where its result is damaged, which whoever runs the cell says."""
+    try:
+        return folder.read_result()["identity"]
+    except UserError:
+        return ""
 
 
 def _read(path: Path) -> Any:

@@ -129,6 +129,7 @@ def prepare(
     patience: int = 10,
     cells: int = 1,
     seed: int = 2019,
+    overrides: Sequence[str] = (),
     **keys: Any,
 ) -> OwnData:
     """Import the files, write one experiment per loss, choose the tuning cells.
@@ -141,6 +142,7 @@ def prepare(
         negatives, epochs, patience: of every run.
         cells: tuning cells per loss, the default setting first; 1 tunes nothing.
         seed: of the first runs and of the choice of cells.
+        overrides: ``key=value`` that every run gets besides; the report names them.
         **keys: further keys of the suite, such as ``protocol``.
 
     Raises:
@@ -169,11 +171,12 @@ def prepare(
     title = f"{', '.join(SHORT.get(name, name) for name in names)} on {train.name}"
     suite = make_suite({"title": title, "experiments": lines, "seeds": [seed], **suite_keys}, "mml compare")
     chosen_on = "validation" if suite_keys["protocol"] == "held-out" else "test"
+    given = f" Overridden for every loss: {', '.join(overrides)}." if overrides else ""
     tuned = (
         f"Every loss had {cells} tuning cells, the same number; the best on {chosen_on} with seed {seed} stands for it."
         if cells > 1
         else "Every loss runs with its defaults, not tuned here (1 cell per loss); --cells K gives each loss K cells."
-    )
+    ) + given
     return OwnData(suite, config_dir, (tuned, *notes))
 
 
@@ -272,14 +275,19 @@ def import_files(train: Path, test: Path, out: Path) -> tuple[Path, list[str]]:
     Raises:
         UserError: for missing or unreadable files, and when ``out`` holds a comparison of other ones.
     """
-    for path in (train, test):
+    for flag, path in (("train", train), ("test", test)):
         if not path.is_file():
             raise UserError(f"there is no file {path}")
+        try:
+            with open(path, "rb") as stream:
+                stream.read(1)
+        except OSError as error:
+            raise UserError(f"--{flag} {path} cannot be read: {error.strerror}") from None
     folder = out / "data" / DATASET
     path_of = {"train": train, "test": test}
     sums = {name: checksum(path, "sha256") for name, path in path_of.items()}
     mark = out / "data" / "files.json"
-    before = json.loads(mark.read_text("utf-8")) if mark.is_file() else sums
+    before = _sums_of(mark) or sums
     if before != sums:
         other = next(name for name in sums if before.get(name) != sums[name])
         raise UserError(
@@ -297,6 +305,21 @@ def import_files(train: Path, test: Path, out: Path) -> tuple[Path, list[str]]:
     if not dropped:
         content["notes"].append("0 test users without training history were left out")
     return folder, [said, *(f"{note}." for note in content["notes"])]
+
+
+def _sums_of(mark: Path) -> dict[str, str]:
+    """The checksums of the files that a comparison was made from; empty where there is none yet."""
+    if not mark.is_file():
+        return {}
+    try:
+        content = json.loads(mark.read_text("utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{mark} is damaged: it must say which files {mark.parents[1]} was made from; give another --out"
+        )
+    return content
 
 
 def _is_whole(folder: Path) -> bool:

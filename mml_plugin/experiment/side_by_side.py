@@ -68,7 +68,10 @@ def tune_and_run(
     outcomes = run_cells(tuning, out, **how)
     matcher = how.get("matcher") or Matcher()
     done = only(Collector(out / STEM, tuning, fingerprint=matcher.fingerprint).update([]), tuning).done()
-    labels = {line.first["label"] for group in groups_of(done) for line in group.lines}
+    # Of a family whose tuning another process still runs nobody can say yet which cell is worth more seeds.
+    running = {outcome.cell.family for outcome in outcomes if outcome.state == ELSEWHERE} - {""}
+    lines = [line.first for group in groups_of(done) for line in group.lines]
+    labels = {row["label"] for row in lines if row.get("family", "") not in running}
     kept = [entry for entry in suite.entries() if (entry.label or entry.expid) in labels]
     # The final runs are counted on the margins of every tuning cell, as these were.
     thresholds = list(tuning[0].request.thresholds or ())
@@ -80,7 +83,7 @@ def tune_and_run(
 
 def write_report(cells: Sequence[Cell], out: Path, spec: Spec) -> str:
     """Compare over users, write ``report.*`` into ``out``, return the tables of metrics and where the report is."""
-    rows = Collector(out / STEM, cells, fingerprint=Matcher().fingerprint).add_bootstraps()
+    rows = Collector(out / STEM, cells, fingerprint=Matcher().fingerprint).add_bootstraps(asked_only=True)
     document = build(spec, only(rows, cells))
     document.write(out)
     tables = [block for block in document.blocks if isinstance(block, Table) and block.header[0] == "run"]

@@ -191,7 +191,13 @@ def read_suite(path: Path) -> Suite:
 
 def make_suite(content: Mapping[str, Any], where: str) -> Suite:
     """A checked suite from plain values; an experiment may be its bare name."""
-    lines = [{"expid": line} if isinstance(line, str) else line for line in content.get("experiments") or []]
+    listed = content.get("experiments") or []
+    if not isinstance(listed, list):
+        raise UserError(f"{where}: experiments must be a list of names or of mappings, got {listed!r:.60}")
+    wrong = [key for key in content if not isinstance(key, str)]
+    if wrong:
+        raise UserError(f"{where}: the key {wrong[0]!r} is no text; allowed: {', '.join(Suite.model_fields)}")
+    lines = [{"expid": line} if isinstance(line, str) else line for line in listed]
     try:
         suite = Suite(**{**content, "experiments": lines})
     except ValidationError as error:

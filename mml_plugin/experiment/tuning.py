@@ -21,27 +21,32 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from mml_plugin.data.interactions import load
 from mml_plugin.devices import resolve_device
 from mml_plugin.errors import UserError, nearest
+from mml_plugin.experiment.cells import DONE, ELSEWHERE, FAILED
 from mml_plugin.experiment.config import Experiment, config_files, load_experiment
 from mml_plugin.experiment.identity import canonical_hash
-from mml_plugin.experiment.run import ENGINES, PROTOCOLS, RunRequest, check_choice
+from mml_plugin.experiment.run import DATA_KEYS, ENGINES, PROTOCOLS, RunRequest, check_choice
 from mml_plugin.experiment.run_folder import RunFolder, folder_name
 from mml_plugin.experiment.schema import known_keys
 from mml_plugin.experiment.yaml_blocks import read_blocks
 from mml_plugin.files import atomic_write, make_folder
 
 MML_TRAIN = (sys.executable, "-m", "mml_plugin", "train")
+DAMAGED = "damaged"
 TUNER_KEYS = ("base_config", "base_expid", "dataset_id", "tuner_space")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One point of the grid.
 
@@ -50,12 +55,37 @@ class Cell:
         choice: the tuned keys and their values.
         result: the ``result.json`` of its run.
         log: where its output goes.
+        data: the folder of its data set.
     """
 
     expid: str
     choice: dict[str, Any]
     result: Path
     log: Path
+    data: Path = Path()
+
+    def obstacle(self, measured: str) -> str:
+        """Why the result that is there is not the cell's, "" when it is; it must have ``measured``.
+
+        A runner of one's own need not say on what data it was.
+        """
+        try:
+            found = RunFolder(self.result.parent).read_result({measured: dict}).get("data")
+        except UserError:
+            return f"{self.result} is damaged"
+        fingerprint = found.get("fingerprint", "") if isinstance(found, dict) else ""
+        if not fingerprint or _fingerprint(self.data) in (fingerprint, ""):
+            return ""
+        return f"{self.result} is of other data than {self.data} has now"
+
+
+@cache
+def _fingerprint(folder: Path) -> str:
+    """The fingerprint of a data set; "" where it is not here."""
+    try:
+        return load(folder).fingerprint
+    except UserError:
+        return ""
 
 
 def run_grid(
@@ -107,12 +137,21 @@ def run_grid(
         raise UserError(f"--tag {tag!r} matches none of the {len(experiments)} cells")
     flags = ["--config", str(config_dir), "--runs", str(runs_dir), "--engine", engine, "--protocol", protocol]
     flags += ["--seed", str(seed)] if seed is not None else []
-    failed = _run_cells([c for c in cells if not c.result.is_file()], gpus, [*(runner or MML_TRAIN), *flags])
-    table = write_table(cells, failed, work / "cells.csv", experiments[0].params, protocol)
-    print(f"{len(cells) - len(failed)} of {len(cells)} cells have a result; table: {table.resolve()}")
-    for cell in failed:
-        print(f"failed: {cell.expid}, see {cell.log.resolve()}")
-    return 1 if failed else 0
+    measured = _measured(protocol)
+    obstacles = {cell: cell.obstacle(measured) for cell in cells if cell.result.is_file()}
+    states = {cell: DAMAGED for cell, said in obstacles.items() if said}
+    states |= _run_cells([c for c in cells if not c.result.is_file()], gpus, [*(runner or MML_TRAIN), *flags])
+    table = write_table(cells, states, work / "cells.csv", experiments[0].params, protocol)
+    print(f"{len(cells) - len(states)} of {len(cells)} cells have a result; table: {table.resolve()}")
+    for cell, state in states.items():
+        if state == FAILED:
+            print(f"failed: {cell.expid}, see {cell.log.resolve()}")
+        elif state == DAMAGED:
+            print(f"not taken: {obstacles[cell]}; remove its folder, and the same command runs the cell anew")
+    elsewhere = list(states.values()).count(ELSEWHERE)
+    if elsewhere:
+        print(f"{elsewhere} cells run in another process; the same command takes them in then")
+    return 1 if {FAILED, DAMAGED} & set(states.values()) else 0
 
 
 def read_space(tuner_file: Path) -> dict[str, list[Any]]:
@@ -130,6 +169,9 @@ def read_space(tuner_file: Path) -> dict[str, list[Any]]:
     for key in ("base_expid", "tuner_space"):
         if not content.get(key):
             raise UserError(f"{tuner_file}: {key} is missing or empty")
+    for key in ("base_config", "base_expid", "dataset_id"):
+        if not isinstance(content.get(key, ""), str):
+            raise UserError(f"{tuner_file}: {key} must be one name, got {content[key]!r:.60}")
     if not isinstance(content["tuner_space"], dict):
         raise UserError(f"{tuner_file}: tuner_space must map keys to lists of values")
     allowed = known_keys() | {"margin_spec"}
@@ -169,8 +211,10 @@ def expand(tuner_file: Path, space: dict[str, list[Any]], work: Path) -> tuple[P
     cells: dict[str, dict[str, Any]] = {}
     for number, block in enumerate(blocks, 1):
         choice = {key: block[key] for key in space}
-        name = f"{base.expid}_{number:03d}_{canonical_hash({'choice': _plain(choice), 'base': base.identity()})[:8]}"
-        cells[name] = block
+        # The identity has no paths: without them, grids on two data sets would share their cells.
+        data = {key: base.params.get(key) for key in sorted(DATA_KEYS)}
+        known = canonical_hash({"choice": _plain(choice), "base": base.identity(), "data": data})
+        cells[f"{base.expid}_{number:03d}_{known[:8]}"] = block
     config_dir = make_folder(work / "config")
     with atomic_write(config_dir / "model_config.yaml") as stream:
         yaml.safe_dump(cells, stream, sort_keys=False)
@@ -237,38 +281,45 @@ def _cell(experiment: Experiment, space: dict[str, Any], runs_dir: Path, work: P
     if "margin_spec" in space:
         pairs = zip(experiment.params["margins"], experiment.params["margin_weights"])
         choice["margin_spec"] = " ".join(f"{margin:g}:{weight:g}" for margin, weight in pairs)
-    return Cell(experiment.expid, choice, folder / "result.json", work / f"{experiment.expid}.log")
+    data = Path(experiment.params["train_data"]).parent
+    return Cell(experiment.expid, choice, folder / "result.json", work / f"{experiment.expid}.log", data)
 
 
-def _run_cells(cells: list[Cell], gpus: Sequence[int], command: Sequence[str]) -> list[Cell]:
-    """Run the cells, one per free GPU; returns the ones that failed. Ctrl-C stops the children."""
+def _run_cells(cells: list[Cell], gpus: Sequence[int], command: Sequence[str]) -> dict[Cell, str]:
+    """Run the cells, one per free GPU; returns the state of those without a result. Ctrl-C stops the children."""
     free: queue.Queue[int] = queue.Queue()
     for gpu in gpus:
         free.put(gpu)
     running: set[subprocess.Popen] = set()
 
-    def work(cell: Cell) -> bool:
+    def work(cell: Cell) -> str:
         gpu = free.get()
-        resume = ["--resume"] if (cell.result.parent / "checkpoint.pt").is_file() else []
         try:
-            with open(cell.log, "w", encoding="utf-8") as stream:
-                words = [*command, "--expid", cell.expid, "--gpu", str(gpu), *resume]
-                process = subprocess.Popen(words, stdout=stream, stderr=subprocess.STDOUT)
-                running.add(process)
-                code = process.wait()
-                running.discard(process)
-            return code == 0 and cell.result.is_file()
+            with FileLock(cell.log.with_suffix(".lock"), timeout=0):
+                return DONE if cell.result.is_file() or train(cell, gpu) else FAILED
+        except Timeout:
+            return ELSEWHERE
         finally:
             free.put(gpu)
 
-    failed: list[Cell] = []
+    def train(cell: Cell, gpu: int) -> bool:
+        resume = ["--resume"] if (cell.result.parent / "checkpoint.pt").is_file() else []
+        with open(cell.log, "w", encoding="utf-8") as stream:
+            words = [*command, "--expid", cell.expid, "--gpu", str(gpu), *resume]
+            process = subprocess.Popen(words, stdout=stream, stderr=subprocess.STDOUT)
+            running.add(process)
+            code = process.wait()
+            running.discard(process)
+        return code == 0 and cell.result.is_file()
+
+    states: dict[Cell, str] = {}
     with ThreadPoolExecutor(len(gpus)) as pool, tqdm(total=len(cells), desc="cells", unit="cell") as bar:
         futures = {pool.submit(work, cell): cell for cell in cells}
         try:
             for future in as_completed(futures):
-                if not future.result():
-                    failed.append(futures[future])
-                bar.set_postfix(failed=len(failed))
+                if (state := future.result()) != DONE:
+                    states[futures[future]] = state
+                bar.set_postfix(failed=list(states.values()).count(FAILED))
                 bar.update()
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -277,32 +328,36 @@ def _run_cells(cells: list[Cell], gpus: Sequence[int], command: Sequence[str]) -
             time.sleep(0.1)
             print("stopped; the same command goes on with what is left")
             raise
-    return failed
+    return states
 
 
-def write_table(cells: list[Cell], failed: list[Cell], path: Path, params: Mapping[str, Any], protocol: str) -> Path:
+def write_table(
+    cells: list[Cell], states: Mapping[Cell, str], path: Path, params: Mapping[str, Any], protocol: str
+) -> Path:
     """All cells with their choice and metrics, the best by the monitor first; of a damaged result only its state.
 
     Under ``held-out`` the metrics are those of validation: what a choice is made by is not test.
 
     Args:
-        cells, failed: the grid's.
+        cells: the grid's.
+        states: of the cells that have no result, or none that counts.
         path: where to write.
         params: of a cell, for ``monitor`` and ``monitor_mode``.
         protocol: of all cells.
     """
-    measured, prefix = ("validation_metrics", "validation ") if protocol == "held-out" else ("metrics", "")
+    measured = _measured(protocol)
+    prefix = "validation " if protocol == "held-out" else ""
     found = []
     for cell in cells:
-        row: dict[str, Any] = {"expid": cell.expid, **cell.choice, "state": "failed" if cell in failed else "done"}
+        row: dict[str, Any] = {"expid": cell.expid, **cell.choice, "state": states.get(cell, DONE)}
         metrics: dict[str, float] = {}
-        if cell.result.is_file():
+        if cell not in states and cell.result.is_file():
             try:
                 # A runner of one's own need not write more than metrics.
                 metrics = RunFolder(cell.result.parent).read_result({measured: dict})[measured]
             except UserError as error:
                 logging.warning("%s", error)
-                row["state"] = "damaged"
+                row["state"] = DAMAGED
         found.append((_rank(metrics, params), {**row, **{prefix + name: value for name, value in metrics.items()}}))
     rows = [row for _, row in sorted(found, key=lambda pair: -pair[0])]
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -311,6 +366,11 @@ def write_table(cells: list[Cell], failed: list[Cell], path: Path, params: Mappi
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def _measured(protocol: str) -> str:
+    """Where a result has what its cell is chosen by."""
+    return "validation_metrics" if protocol == "held-out" else "metrics"
 
 
 def _rank(metrics: Mapping[str, float], params: Mapping[str, Any]) -> float:

@@ -27,7 +27,7 @@ from mml_plugin.report.comparison import (
 from mml_plugin.report.document import Document, Heading, Image, Items, Table, Text
 from mml_plugin.report.early_stopping import read_stop
 from mml_plugin.report.protocols import SAYS, only_protocol
-from mml_plugin.report.rows import Row, Rows
+from mml_plugin.report.rows import Row, Rows, is_asked, is_to_run
 from mml_plugin.report.statistics import MIN_SEEDS, PairedTest
 
 PAPER_COLUMNS = {"Recall(k=20)": "recall_at_20", "NDCG(k=20)": "ndcg_at_20"}
@@ -89,7 +89,7 @@ def build(spec: Spec, rows: Rows) -> Document:
         _tests(document, compare(rows, [group for group in groups if not unfinished(rows, group.name)]))
         if spec.early_stop:
             _early_stopping(document, spec, groups, epochs)
-        _negatives(document, groups)
+        _negatives(document, rows, groups)
         _tuning(document, rows)
         _curves(document, groups, epochs)
         _bands(document, groups, epochs)
@@ -159,10 +159,10 @@ def _holes(document: Document, rows: Rows) -> None:
     """What is not there, and why: failed cells with their error, missing ones by name."""
     quiet = ("done", "missing", "outdated", "screened out", "waiting")
     failed = [row for row in rows.cells if row["state"] not in quiet or (row["state"] in _KEPT and row["error"])]
-    missing = [row for row in rows.cells if row["state"] == "missing"]
+    missing = [row for row in rows.cells if row["state"] == "missing" or row.get("asked") == "yes"]
     outdated = [row for row in rows.cells if row["state"] == "outdated"]
     if missing:
-        total = sum(row["state"] not in ("outdated", "screened out", "waiting") for row in rows.cells)
+        total = sum(map(is_to_run, rows.cells))
         document.blocks += [Text(f"Not run yet: {len(missing)} of {total} cells."), Items(_missing(rows, missing))]
     document.blocks += [*_waiting(rows), *_screened(rows)]
     if outdated:
@@ -171,7 +171,7 @@ def _holes(document: Document, rows: Rows) -> None:
             Text(f"Left out, measured with settings or data that are no longer the suite's: {_few(said)}.")
         )
     if failed:
-        document.blocks.append(Heading("Cells without a result"))
+        document.blocks.append(Heading("Cells that failed"))
         cells = [[row["cell"], f"{row['label']} ({row['group']})", _state(row), row["error"]] for row in failed]
         document.blocks.append(Table(["cell", "what", "state", "error"], cells, left=4))
 
@@ -209,7 +209,7 @@ def _screened(rows: Rows) -> list[Text | Items]:
 
 def labels_of(rows: Rows, group: str, family: str) -> set[str]:
     """The tuning cells of a family, screened out or not; one of several seeds counts once."""
-    asked = (row for row in rows.cells if row["state"] != "outdated")
+    asked = filter(is_asked, rows.cells)
     return {row["label"] for row in asked if (row["group"], row.get("family")) == (group, family)}
 
 
@@ -217,16 +217,19 @@ def _missing(rows: Rows, missing: Sequence[Row]) -> list[str]:
     """One line per group: the labels that have no result yet; tuning cells and further seeds by number."""
     begun = {(row["group"], row["label"]) for row in rows.done()}
     lines: dict[str, dict[str, list[str]]] = {}
+    cells: dict[tuple[str, str], set[str]] = {}
     for row in missing:
-        labels = lines.setdefault(row["group"], {})
-        seeds = labels.setdefault(row.get("family") or row["label"], [])
-        seeds.append("" if row.get("family") else row["seed"])
+        group, label, family = row["group"], row["label"], row.get("family", "")
+        if family and (group, label) not in begun:
+            cells.setdefault((group, family), set()).add(label)
+            label = family
+        lines.setdefault(group, {}).setdefault(label, []).append(row["seed"])
     found = []
     for group, labels in lines.items():
         words = []
         for label, seeds in labels.items():
-            if not seeds[0]:
-                words.append(f"{label} ({len(seeds)} of {_runs_of(rows, group, label)} tuning cells)")
+            if (group, label) in cells:
+                words.append(f"{label} ({len(cells[group, label])} of {_cells_of(rows, group, label)} tuning cells)")
             elif (group, label) in begun:
                 words.append(f"{label} (seed{'s' if len(seeds) > 1 else ''} {' '.join(seeds)})")
             else:
@@ -235,12 +238,10 @@ def _missing(rows: Rows, missing: Sequence[Row]) -> list[str]:
     return found if len(found) <= FEW else [*found[:FEW], f"and {len(found) - FEW} more groups"]
 
 
-def _runs_of(rows: Rows, group: str, family: str) -> int:
-    """How many runs of tuning cells a family asks for."""
-    return sum(
-        (row["group"], row.get("family")) == (group, family) and row["state"] not in ("outdated", "screened out")
-        for row in rows.cells
-    )
+def _cells_of(rows: Rows, group: str, family: str) -> int:
+    """How many tuning cells of a family are to be run."""
+    members = (row for row in filter(is_to_run, rows.cells) if (row["group"], row.get("family")) == (group, family))
+    return len({row["label"] for row in members})
 
 
 def _few(words: Sequence[str]) -> str:
@@ -249,9 +250,8 @@ def _few(words: Sequence[str]) -> str:
 
 def _metric_tables(document: Document, spec: Spec, rows: Rows, groups: Sequence[Group]) -> None:
     firsts: dict[str, str] = {}
-    for row in rows.cells:
-        if row["state"] != "outdated":
-            firsts.setdefault(row["group"], row.get("family") or row["label"])
+    for row in filter(is_asked, rows.cells):
+        firsts.setdefault(row["group"], row.get("family") or row["label"])
     for group in groups:
         metrics = metrics_of(row for line in group.lines for row in line.runs.values())
         chosen = any(line.cells > 1 for line in group.lines)
@@ -421,19 +421,23 @@ def _early_stopping(
 ) -> None:
     """The same runs cut short by patience, beside the paper's early-stopped ones."""
     lines = []
+    metrics = metrics_of(row for g in groups for line in g.lines for row in line.runs.values())
     for group in groups:
         for line in group.lines:
             stopped = [s for row in line.runs.values() if (s := _stopped(row, epochs, spec.early_stop or 1))]
             if not stopped:
                 continue
-            metrics = metrics_of(line.runs.values())
             cells = [group.name, line.name, "/".join(end for end, _ in stopped)]
             number: Row = {"group": group.name, "run": f"{line.name}, early stopping", "stop epoch": cells[-1]}
             printed_stop = next((r["stop_epoch"] for r in spec.stop_epochs if _same(r, line.first)), "–")
             cells.append(printed_stop)
             paper = paper_row(spec.paper, line.first, early_stop="yes") or {}
             for metric in metrics:
-                ours = fmean(float(row[metric]) for _, row in stopped)
+                values = [float(row[metric]) for _, row in stopped if row.get(metric)]
+                if not values:
+                    cells += ["–"] * 4
+                    continue
+                ours = fmean(values)
                 full = line.mean(metric) or 0.0
                 printed = paper.get(PAPER_COLUMNS.get(metric, ""), "")
                 share = _signed(100 * (ours / float(printed) - 1)) if printed else "–"
@@ -444,7 +448,7 @@ def _early_stopping(
     if not lines:
         return
     header = ["group", "run", "stop epoch", "paper's stop epoch"]
-    for metric in metrics_of(row for g in groups for line in g.lines for row in line.runs.values()):
+    for metric in metrics:
         header += [short(metric), "to the full run", f"paper {short(metric)}", "ours to paper"]
     document.blocks += [
         Heading(f"With early stopping (patience {spec.early_stop}), read off the same histories"),
@@ -477,7 +481,18 @@ def _families(groups: Sequence[Group]) -> dict[tuple[str, str], list[Line]]:
     return {key: lines for key, lines in found.items() if len({line.first["num_negs"] for line in lines}) > 1}
 
 
-def _negatives(document: Document, groups: Sequence[Group]) -> None:
+def _of_finished_families(rows: Rows, groups: Sequence[Group]) -> list[Group]:
+    """The groups without the lines whose tuning is unfinished: their values are no points of a curve yet."""
+    kept = []
+    for group in groups:
+        counts = cells_with_result(rows, group.name)
+        lines = [line for line in group.lines if len(set(counts.get(line.name, (0, 0)))) == 1]
+        kept += [Group(group.name, lines)] if lines else []
+    return kept
+
+
+def _negatives(document: Document, rows: Rows, groups: Sequence[Group]) -> None:
+    groups = _of_finished_families(rows, groups)
     places = {name: place for place, name in enumerate(dict.fromkeys(x.name for g in groups for x in g.lines))}
     for (model, dataset), lines in _families(groups).items():
         lines = sorted(lines, key=lambda line: places[line.name])
@@ -548,13 +563,19 @@ def _more_seeds(families: Mapping[str, Sequence[Line]], seeds: Mapping[str, Sequ
 
 
 def cells_with_result(rows: Rows, group: str) -> dict[str, tuple[int, int]]:
-    """Family -> how many of its tuning cells have a result, and how many are to have one."""
-    every: dict[str, dict[str, bool]] = {}
-    for row in rows.cells:
-        if row["group"] == group and row.get("family") and row["state"] not in ("outdated", "screened out"):
-            labels = every.setdefault(row["family"], {})
-            labels[row["label"]] = labels.get(row["label"], False) or row["state"] == "done"
-    return {family: (sum(labels.values()), len(labels)) for family, labels in every.items()}
+    """Family -> how many of its tuning cells have a result, and how many are to have one.
+
+    Cells that no seed has in common cannot be compared: those of the seed with most of them count.
+    """
+    every: dict[str, set[str]] = {}
+    done: dict[str, dict[str, set[str]]] = {}
+    for row in filter(is_asked, rows.cells):
+        family = row.get("family", "")
+        if row["group"] == group and family and row["state"] != "screened out":
+            every.setdefault(family, set()).add(row["label"])
+            if row["state"] == "done":
+                done.setdefault(family, {}).setdefault(row["seed"], set()).add(row["label"])
+    return {f: (max(map(len, done.get(f, {}).values()), default=0), len(labels)) for f, labels in every.items()}
 
 
 def unfinished(rows: Rows, group: str) -> dict[str, tuple[int, int]]:
@@ -579,7 +600,8 @@ def _bought(group: str, chosen: Sequence[Group]) -> str:
     seeds = shared_seeds(first, second)
     gains = [f"{_signed(percent(first, second, m))} {short(m)}" for m in metrics_of([first.first])]
     return (
-        f"{group}: the best of {second.cells} cells with {second.name} ({second.first['label']}) is "
+        f"{group}: the best of {second.cells} cell{'s' * (second.cells > 1)} with {second.name} "
+        f"({second.first['label']}) is "
         f"{' and '.join(gains)} against the best of {first.cells} with {first.name} ({first.first['label']}), on test, "
         f"both chosen on {_selected(first.first)}, {len(seeds)} seed{'s' if len(seeds) != 1 else ''}."
     )
@@ -624,11 +646,14 @@ def _bands(document: Document, groups: Sequence[Group], epochs: Mapping[str, Seq
             *(f"{a} to {b}" for a, b in pairwise(thresholds)),
             f"> {thresholds[-1]}",
         ]
-        shares, gradients, lines, others = {}, {}, [], []
+        shares, gradients, lines, others, lost = {}, {}, [], [], []
         for line in group.lines:
+            if not all(epochs.get(row["cell"]) for row in line.runs.values()):
+                lost.append(line.name)
+                continue
             counted = [mean_curve(epochs, line, f"band_{band}") for band in range(len(names))]
             slopes = [mean_curve(epochs, line, f"gradient_{band}") for band in range(len(names))]
-            if not all(counted):
+            if not all(counted) or line.first.get("suite_thresholds", "").split() != thresholds:
                 others.append(f"{line.name} (counted on {line.first.get('thresholds') or 'nothing'})")
                 continue
             shares[line.name], gradients[line.name] = counted, slopes if all(slopes) else []
@@ -643,6 +668,8 @@ def _bands(document: Document, groups: Sequence[Group], epochs: Mapping[str, Seq
                 Table(["run", "share of", *names], lines, 2),
                 Image(f"{_slug(f'bands {group.name}')}.png", figures.bands(shares, gradients, names, title), title),
             ]
+        if lost:
+            blocks.append(Text(f"Not shown, because the epochs of the run are not kept: {', '.join(lost)}."))
         if others:
             blocks.append(
                 Text(f"Not binned here, because the run was counted on other margins: {', '.join(others)}. "

@@ -85,8 +85,9 @@ class Document:
     numbers: list[Row] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
-        """Write ``report.md``, ``report.html``, ``report.csv`` and the PNGs."""
+        """Write ``report.md``, ``report.html``, ``report.csv`` and the PNGs; remove what an earlier report had more."""
         make_folder(folder)
+        stale = _pictures_of(folder / "report.md") - {block.name for block in self.blocks if isinstance(block, Image)}
         for block in self.blocks:
             if isinstance(block, Image):
                 with atomic_write(folder / block.name, "wb") as stream:
@@ -96,6 +97,8 @@ class Document:
         with atomic_write(folder / "report.html") as stream:
             stream.write(self.html())
         write_csv(folder / "report.csv", self.numbers)
+        for name in stale | (set() if self.numbers else {"report.csv"}):
+            (folder / name).unlink(missing_ok=True)
 
     def markdown(self) -> str:
         """The report as Markdown; pictures are files beside it."""
@@ -111,6 +114,12 @@ class Document:
             '<link rel="icon" href="data:,">\n'
             f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
         )
+
+
+def _pictures_of(report: Path) -> set[str]:
+    """The files in its folder that an earlier report shows."""
+    text = report.read_text(encoding="utf-8") if report.is_file() else ""
+    return set(re.findall(r"^!\[.*\]\(([\w.-]+\.png)\)$", text, re.MULTILINE))
 
 
 def _markdown(block: Block) -> str:

@@ -41,8 +41,11 @@ class Rows:
         return cls(*(read_csv(path) for path in paths(stem)))
 
     def save(self, stem: Path) -> None:
-        """Write the three files, each complete or as it was."""
-        for path, rows in zip(paths(stem), (self.cells, self.history, self.users)):
+        """Write the three files, each complete or as it was.
+
+        The cells come last: a cell's row says that all of it is kept.
+        """
+        for path, rows in reversed(list(zip(paths(stem), (self.cells, self.history, self.users)))):
             write_csv(path, rows)
 
     def done(self) -> list[Row]:
@@ -55,6 +58,16 @@ class Rows:
         for row in self.history:
             found.setdefault(row["cell"], []).append(row)
         return {cell: sorted(rows, key=lambda row: int(row["epoch"])) for cell, rows in found.items()}
+
+
+def is_asked(row: Row) -> bool:
+    """Whether the suite asks for the cell of a row; of an outdated row the cell that it stands in the place of."""
+    return row["state"] != "outdated" or row.get("asked") == "yes"
+
+
+def is_to_run(row: Row) -> bool:
+    """Whether the suite asks for a whole run of the row's cell now."""
+    return is_asked(row) and row["state"] not in ("screened out", "waiting")
 
 
 def paths(stem: Path) -> tuple[Path, Path, Path]:

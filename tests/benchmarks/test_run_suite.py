@@ -225,6 +225,47 @@ grids:
     assert [row["state"] for row in Rows.load(home / "results" / "suite_whole").cells].count("done") == 4
 
 
+def test_a_screen_believes_no_rows_of_other_settings(script, home, capsys):
+    common = "title: T\nprotocol: held-out\nset: {epochs: %d, verbose: 0, embedding_dim: 8, num_negs: 10}"
+    grids = "\ngrids:\n    - {expid: MF_tiny_ccl, family: single, space: {margin: [0.9, 0.1]}}\n"
+    (home / "short.yaml").write_text(common % 1 + grids)
+    (home / "whole.yaml").write_text(common % 2 + grids + "screen: {suite: short, keep: 1}\n")
+    short = make_cells(read_suite(home / "short.yaml"), ROOT / "config", Path("runs"))
+    Runner(Path("logs"), isolated=False, say=lambda text: None).run(short)
+    assert script.main(["short.yaml", "--collect", "--no-report", *WHERE]) == 0
+
+    def waits():
+        capsys.readouterr()
+        assert script.main(["whole.yaml", "--list", *WHERE]) == 0
+        return capsys.readouterr().out.count("waiting")
+
+    assert waits() == 0
+    (home / "short.yaml").write_text(common % 3 + grids)
+    assert waits() == 2
+
+
+def test_a_yml_suite_has_its_report_and_a_paper_table_must_be_there(script, home, capsys):
+    (home / "mine.yml").write_text(SUITE)
+    assert script.main(["mine.yml", "--limit", "0", *WHERE]) == 0
+    assert (home / "reports" / "mine" / "report.md").is_file()
+    (home / "mine.yml").write_text(SUITE + "paper: tabel4_losses\n")
+    assert script.main(["mine.yml", *WHERE]) == 2
+    assert (
+        "paper: there is no table 'tabel4_losses' in benchmarks/paper; did you mean 'table4" in capsys.readouterr().err
+    )
+    with pytest.raises(SystemExit):
+        script.main(["mine.yml", "--limit", "-1", *WHERE])
+
+
+def test_why_a_finished_run_is_not_taken_is_said(script, home, capsys):
+    (home / "tiny.yaml").write_text(SUITE)
+    cells = make_cells(read_suite(home / "tiny.yaml"), ROOT / "config", Path("runs"))
+    cells[0].folder.path.mkdir(parents=True)
+    cells[0].folder.result.write_text("{")
+    assert script.main(["tiny.yaml", "--collect", *WHERE]) == 0
+    assert "result.json cannot be read" in capsys.readouterr().err
+
+
 SCREENED = """
 title: Screened
 protocol: held-out

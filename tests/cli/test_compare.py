@@ -9,12 +9,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from mml_plugin.cli import main
 from mml_plugin.data import synthetic
 from mml_plugin.errors import UserError
 from mml_plugin.experiment import own_data, side_by_side
 from mml_plugin.experiment.cells import Runner
+from mml_plugin.experiment.suite import make_cells
 from mml_plugin.report.rows import Rows
 
 OWN = ["--train", "my_train.csv", "--test", "my_test.csv", "--losses"]
@@ -85,7 +87,7 @@ def test_a_failing_experiment_leaves_a_hole_and_exit_1(home, capsys):
     words = ["compare", "MF_tiny_ccl", "MF_tiny_mml", "--seeds", "1", *SETS, "--out", "out"]
     assert compare([*words, "--set", "learning_rate=1e30"]) == 1
     assert "failed: MF_tiny_ccl/fast-paper-s2019" in capsys.readouterr().err
-    assert "Cells without a result" in (home / "out" / "report.md").read_text()
+    assert "Cells that failed" in (home / "out" / "report.md").read_text()
 
 
 def test_missing_packages_are_named_before_anything_runs(home, capsys, monkeypatch):
@@ -181,6 +183,33 @@ def test_own_files_with_tuning_cells(files):
         assert [row["label"] for row in rows if row["loss"] == loss and row["seed"] == "2020"] == [best["label"]]
     assert "Every loss had 3 tuning cells, the same number" in (files / "out" / "report.md").read_text()
     assert len({row["suite_thresholds"] for row in rows}) == 1
+
+
+def test_further_seeds_wait_for_a_tuning_that_another_process_runs(files, capsys):
+    words = ["compare", "--train", "my_train.csv", "--test", "my_test.csv", "--losses", "ccl,softmax", "--seeds", "2",
+             "--cells", "2", "--negatives", "10", "--epochs", "1", "--out", "out"]  # fmt: skip
+    own = own_data.prepare(Path("my_train.csv"), Path("my_test.csv"), ["ccl", "softmax"], Path("out"), cells=2,
+                           negatives=10, epochs=1)  # fmt: skip
+    cells = make_cells(own.suite, own.config_dir, Path("out/runs"))
+    (files / cells[1].folder.path.parent).mkdir(parents=True)
+    with FileLock(f"{cells[1].folder.path}.cell.lock"):
+        assert compare(words) == 0
+    seeds = {(row["loss"], row["seed"]) for row in Rows.load(files / "out" / "rows").done()}
+    assert seeds == {("CCL", "2019"), ("softmax", "2019"), ("softmax", "2020")}
+    assert "1 cells run in another process" in capsys.readouterr().err
+    assert compare(words) == 0
+    seeds = {(row["loss"], row["seed"]) for row in Rows.load(files / "out" / "rows").done()}
+    assert len(seeds) == 4
+
+
+def test_what_is_damaged_or_overridden_is_said(files, capsys):
+    words = ["compare", "--train", "my_train.csv", "--test", "my_test.csv", "--losses", "ccl,mml", "--out", "out"]
+    said = own_data.prepare(Path("my_train.csv"), Path("my_test.csv"), ["ccl", "mml"], Path("out"),
+                            overrides=("learning_rate=0.05",)).notes[0]  # fmt: skip
+    assert said.endswith("Overridden for every loss: learning_rate=0.05.")
+    (files / "out" / "data" / "files.json").write_text("{")
+    assert compare(words) == 2
+    assert "out/data/files.json is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("protocol", "split"), [("paper", "test"), ("held-out", "validation")])

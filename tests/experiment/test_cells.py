@@ -66,6 +66,18 @@ def test_finished_cells_are_not_run_again(home, monkeypatch):
     assert [outcome.state for outcome in runner(cells)[0].run(cells)] == [DONE, DONE]
 
 
+def test_what_another_process_began_anew_meanwhile_is_not_begun_again(home, monkeypatch):
+    cells = cells_of("MF_tiny_mml", "MF_tiny_ccl")
+    runner(cells)[0].run(cells)
+    real, ran = cells_module.run, []
+    monkeypatch.setattr(cells_module, "run", lambda request: ran.append(request.expid) or real(request))
+    anew, _ = runner(cells, overwrite=True)
+    # While the first cell runs here, another process begins the second one anew, and ends.
+    anew.on_outcome = lambda outcome: runner(cells[1:], overwrite=True)[0].run(cells[1:]) if len(ran) == 1 else None
+    assert [outcome.state for outcome in anew.run(cells)] == [DONE, DONE]
+    assert ran == ["MF_tiny_mml", "MF_tiny_ccl"]
+
+
 def test_a_damaged_result_fails_its_cell_and_no_other(home):
     cells = cells_of("MF_tiny_mml", "MF_tiny_ccl")
     cells[0].folder.path.mkdir(parents=True)

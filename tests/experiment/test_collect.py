@@ -20,6 +20,7 @@ from mml_plugin.experiment.run import RunRequest, run
 from mml_plugin.experiment.run_folder import History, band_column, history_thresholds
 from mml_plugin.experiment.suite import make_cells, make_suite
 from mml_plugin.records import EpochRecord
+from mml_plugin.report import rows as rows_module
 from mml_plugin.report.statistics import paired_bootstrap
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
@@ -205,7 +206,7 @@ def test_a_result_of_other_data_is_kept_and_not_shown(home):
     stem = Path("results") / "moved"
     assert Collector(stem, cells, fingerprint=lambda cell: before["data_fingerprint"]).update([]).cells == [before]
     (other,) = Collector(stem, cells, fingerprint=lambda cell: "f" * 64).update([]).cells
-    assert other == {**before, "state": "outdated"}
+    assert other == {**before, "state": "outdated", "asked": "yes"}
     # Where the data are away, nobody knows better than before.
     assert Collector(stem, cells, fingerprint=lambda cell: "").update([]).cells == [other]
     assert Collector(stem, cells, fingerprint=lambda cell: before["data_fingerprint"]).update([]).cells == [before]
@@ -227,7 +228,7 @@ def test_a_failure_never_takes_an_outdated_result_away(home):
     assert [cell.name for cell in edited] == [before["cell"]]
     collector = Collector(Path("results") / "edited", edited)
     (marked,) = collector.update([]).cells
-    assert marked["state"] == "outdated"
+    assert (marked["state"], marked["asked"]) == ("outdated", "yes")
     after = collector.update([Outcome(edited[0], FAILED, "disk full")])
     assert after.cells == [{**marked, "error": "disk full"}]
     assert marked["NDCG(k=20)"] == before["NDCG(k=20)"]
@@ -242,7 +243,9 @@ def test_a_full_disk_is_one_sentence_and_the_old_rows_stay(home):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
-        with pytest.raises(UserError, match=r"cannot write .*full.csv: the file would be larger than the limit"):
+        with pytest.raises(
+            UserError, match=r"cannot write .*full-history.csv: the file would be larger than the limit"
+        ):
             collector.update([])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -298,6 +301,80 @@ def test_a_result_of_earlier_settings_is_kept_but_not_counted(home):
     assert [row["settings"].split()[-1] for row in rows.done()] == ["negative_weight=8"]
     back = collected(cells_of(line(7), seeds=[5, 6]), "settings").update([])
     assert back.done() == first.done()
+
+
+def test_another_share_and_cut_epochs_are_other_settings(home):
+    (old,) = collected(cells_of("MF_tiny_bsl", seeds=[5], protocol="held-out"), "share").update([]).cells
+    for changes in ({"valid_share": 0.2}, {"max_batches": 2}):
+        rows = collected(cells_of("MF_tiny_bsl", seeds=[6], protocol="held-out", **changes), "share").update([])
+        assert [row["seed"] for row in rows.done()] == ["6"]
+        (kept,) = (row for row in rows.cells if row["cell"] == old["cell"])
+        assert (kept["state"], kept.get("asked", "")) == ("outdated", "")
+    cells = cells_of("MF_tiny_bsl", seeds=[5], protocol="held-out")
+    back = Collector(Path("results/share"), cells, fingerprint=lambda cell: old["data_fingerprint"]).update([])
+    assert [row["seed"] for row in back.done()] == ["5"]
+
+
+def test_bands_keep_the_thresholds_that_they_were_counted_on(home):
+    (row,) = collected(cells_of("MF_tiny_bsl", seeds=[5], thresholds=[0.1, 0.9]), "thresholds").update([]).cells
+    other = Collector(Path("results/thresholds"), cells_of("MF_tiny_bsl", seeds=[5], thresholds=[-0.5, 0.0]))
+    assert other.update([]).cells == [row]
+    assert other.update([Outcome(other.cells[0], DONE)]).cells[0]["suite_thresholds"] == "-0.5 0"
+
+
+def test_fewer_seeds_than_an_earlier_comparison_are_compared_too(home):
+    lines = ({"expid": "MF_tiny_ccl", "label": "CCL"}, {"expid": "MF_tiny_mml", "label": "MML"})
+    both = collected(cells_of(*lines), "fewer").add_bootstraps().users
+    alone = collected(cells_of(*lines, seeds=[1]), "fewer")
+    assert alone.add_bootstraps().users == both
+    users = alone.add_bootstraps(asked_only=True).users
+    assert sorted(row["seeds"] for row in users) == ["1", "1", "1 2", "1 2"]
+    assert [row for row in users if row["seeds"] == "1 2"] == both
+
+
+def test_what_another_process_compared_meanwhile_stays(home, monkeypatch):
+    lines = ({"expid": "MF_tiny_ccl", "label": "CCL"}, {"expid": "MF_tiny_mml", "label": "MML"})
+    first, whole = collected(cells_of(*lines, seeds=[1]), "race"), collected(cells_of(*lines), "race-whole")
+    real = Collector._per_user
+    meanwhile = []
+
+    def slowly(row):
+        if not meanwhile:
+            meanwhile.append(collected(cells_of(*lines, seeds=[2]), "race").add_bootstraps().users)
+        return real(first, row)
+
+    monkeypatch.setattr(first, "_per_user", slowly)
+    assert first.add_bootstraps().users == meanwhile[0] == whole.add_bootstraps().users
+
+
+def test_a_damaged_result_costs_nothing_that_is_kept(home):
+    lines = [{"expid": f"MF_tiny_{loss}", "label": loss.upper()} for loss in ("ccl", "mml")]
+    collector = collected(cells_of(*lines, seeds=[8]), "damaged-result")
+    result = collector.cells[0].folder.result
+    whole = result.read_bytes()
+    try:
+        result.write_text("{")
+        assert len(collector.add_bootstraps().users) == 2
+    finally:
+        result.write_bytes(whole)
+
+
+def test_a_cells_row_comes_after_all_that_belongs_to_it(home, monkeypatch):
+    collector = collected(cells_of("MF_tiny_bsl", seeds=[5]), "order")
+    before = collector.stem.with_name("order.csv").read_bytes()
+    write = rows_module.write_csv
+
+    def full(path, rows):
+        if path.stem.endswith("-history"):
+            raise UserError("cannot write it: no space left")
+        write(path, rows)
+
+    more = cells_of("MF_tiny_bsl", seeds=[6])
+    Runner(Path("logs"), isolated=False, say=lambda t: None).run(more)
+    monkeypatch.setattr(rows_module, "write_csv", full)
+    with pytest.raises(UserError, match="no space left"):
+        Collector(collector.stem, more).update([Outcome(more[0], DONE)])
+    assert collector.stem.with_name("order.csv").read_bytes() == before
 
 
 def test_held_out_training_never_sees_test(home, monkeypatch):

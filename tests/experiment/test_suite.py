@@ -41,6 +41,8 @@ def test_every_committed_suite_is_valid(name, tmp_path):
         ),
         ({"experiments": ["MF_tiny_mml"], "engine": "fst"}, r"engine 'fst' is unknown; did you mean 'fast'"),
         ({"experiments": []}, r"x.yaml: lists nothing to run"),
+        ({"experiments": 5}, r"x.yaml: experiments must be a list of names or of mappings, got 5"),
+        ({"experiments": "MF_tiny_mml"}, r"experiments must be a list of names or of mappings, got 'MF_tiny_mml'"),
         (
             {"kind": "data", "datasets": ["tiny"], "screen": {"suite": "y", "keep": 1}},
             r"x.yaml: screen means nothing in a suite with kind: data; allowed: title, about, kind, paper, datasets",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from mml_plugin.cli import main
+from mml_plugin.data import synthetic
 from mml_plugin.errors import UserError
 from mml_plugin.experiment import tuning
 from mml_plugin.experiment.config import load_experiment
@@ -95,6 +98,9 @@ def test_failures_are_reported_and_finished_cells_are_not_run_again(tmp_path, mo
         ),
         ({"dataset_id": "yelp_fm"}, "'yelp_fm'.*did you mean 'yelp_mf'"),
         ({"base_expid": "MF_tiny_mm"}, "did you mean 'MF_tiny_mml'"),
+        ({"base_config": None}, "base_config must be one name, got None"),
+        ({"base_config": 5}, "base_config must be one name, got 5"),
+        ({"base_expid": ["MF_tiny_mml"]}, r"base_expid must be one name, got \['MF_tiny_mml'\]"),
         ({"tuner_spice": 1}, "unknown key 'tuner_spice'; did you mean 'tuner_space'"),
     ],
 )
@@ -175,6 +181,71 @@ def test_cells_are_ranked_by_what_the_epoch_was_chosen_by(protocol, monitor, mod
     )
 
 
+FINGERPRINTED = """
+import json, pathlib, sys, yaml
+words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+with open("calls.txt", "a") as stream:
+    print(words["--expid"], file=stream)
+config = pathlib.Path(words["--config"])
+cell = yaml.safe_load((config / "model_config.yaml").read_text())[words["--expid"]]
+data = yaml.safe_load((config / "dataset_config.yaml").read_text())[cell["dataset_id"]]
+print_of = json.loads((pathlib.Path(data["train_data"]).parent / "dataset.json").read_text())["fingerprint"]
+folder = pathlib.Path(words["--runs"]) / words["--expid"] / "recbox-paper-s2019"
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "result.json").write_text(json.dumps({"metrics": {"Recall(k=20)": 1}, "data": {"fingerprint": print_of}}))
+"""
+
+
+def test_results_on_other_data_are_nobodys(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("fake.py").write_text(FINGERPRINTED)
+    for name, seed in (("synth", 3), ("other", 4)):
+        synthetic.generate(tmp_path / "data" / name, users=30, items=70, seed=seed)
+    shutil.copytree(CONFIG, "config")
+    block = yaml.safe_load((CONFIG / "dataset_config" / "tiny.yaml").read_text())["tiny_mf"]
+    other = {key: value.replace("synth", "other") if isinstance(value, str) else value for key, value in block.items()}
+    Path("config/dataset_config/other.yaml").write_text(yaml.safe_dump({"other_mf": other}))
+    content = {"base_config": "config", "base_expid": "MF_tiny_mml", "tuner_space": {"neg_weight": [1, 2]}}
+    for name, more in (("a", {}), ("b", {"dataset_id": "other_mf"})):
+        Path(f"{name}.yaml").write_text(yaml.safe_dump({**content, **more}))
+        assert main(["tune", "--config", f"{name}.yaml", "--script", "fake.py"]) == 0
+    assert len(set(Path("calls.txt").read_text().split())) == 4
+    # The data change under their name; then a result is damaged.
+    shutil.rmtree("data/synth")
+    synthetic.generate(tmp_path / "data" / "synth", users=30, items=70, seed=5)
+    tuning._fingerprint.cache_clear()
+    capsys.readouterr()
+    assert main(["tune", "--config", "a.yaml", "--script", "fake.py"]) == 1
+    said = capsys.readouterr().out
+    assert "0 of 2 cells have a result" in said
+    assert said.count("is of other data than data/synth has now; remove its folder") == 2
+    name = yaml.safe_load(Path("runs/tuner/b/config/model_config.yaml").read_text()).popitem()[0]
+    Path("runs", name, "recbox-paper-s2019", "result.json").write_text("{")
+    assert main(["tune", "--config", "b.yaml", "--script", "fake.py"]) == 1
+    assert f"not taken: runs/{name}/recbox-paper-s2019/result.json is damaged" in capsys.readouterr().out
+    with open("runs/tuner/b/cells.csv") as stream:
+        assert [row["state"] for row in csv.DictReader(stream)] == ["done", "damaged"]
+    tuning._fingerprint.cache_clear()
+
+
+def test_a_cell_that_another_tuner_runs_is_left_to_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("fake.py").write_text(SCRIPT)
+    Path("mended").touch()
+    words = ["tune", "--config", str(CONFIG / "tuner/MF_tiny_mml.yaml"), "--script", "fake.py"]
+    assert main([*words, "--tag", "_001_"]) == 0
+    work = Path("runs/tuner/MF_tiny_mml")
+    name = list(yaml.safe_load((work / "config/model_config.yaml").read_text()))[1]
+    with FileLock(work / f"{name}.lock"):
+        assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "1 cells run in another process" in said
+    assert "3 of 4 cells have a result" in said
+    assert not (work / f"{name}.log").exists()
+    assert main(words) == 0
+    assert "4 of 4 cells have a result" in capsys.readouterr().out
+
+
 def test_a_gpu_that_is_not_there(capsys):
     assert main(["tune", "--config", str(CONFIG / "tuner/MF_tiny_mml.yaml"), "--gpu", "77"]) == 2
     assert "--gpu 77 is not there" in capsys.readouterr().err
@@ -188,7 +259,7 @@ def test_a_damaged_result_is_a_row_of_the_table(tmp_path):
         cell.result.parent.mkdir()
         cell.result.write_text(text)
     params = {"monitor": "Recall(k=20)", "monitor_mode": "max"}
-    lines = tuning.write_table(cells, [], tmp_path / "cells.csv", params, "paper").read_text().splitlines()
+    lines = tuning.write_table(cells, {}, tmp_path / "cells.csv", params, "paper").read_text().splitlines()
     assert lines[0] == "expid,lr,state,Recall(k=20)"
     assert lines[1] == "x_1,1,done,0.5"
     assert sorted(lines[2:]) == ["x_0,0,damaged,", "x_2,2,damaged,"]

@@ -177,7 +177,7 @@ def test_results_of_other_settings_are_left_out_and_said():
     text = build(Spec("T"), rows).markdown()
     assert "no longer the suite's: MML (MF on yelp18, 100 negatives)." in text
     assert "±" not in text.split("± is")[0]
-    assert "Cells without a result" not in text
+    assert "Cells that failed" not in text
     rows.cells[-1]["error"], rows.cells[0]["error"] = "disk full", "no data"
     text = build(Spec("T"), rows).markdown()
     assert "failed; an earlier result is left out | disk full" in text
@@ -227,6 +227,49 @@ def test_an_unfinished_tuning_concludes_nothing(state):
     assert "the best of" not in text
     assert "Unfinished tuning (single 2 of 2, several 1 of 2 have a result)" in text
     assert not any(row.get("Recall@20 percent to first") for row in document.numbers)
+
+
+def test_a_cell_whose_row_is_outdated_is_unfinished_too():
+    rows = tuned()
+    for row in rows.cells[-3:]:
+        row.update(state="outdated", asked="yes")
+    text = build(Spec("T"), rows).markdown()
+    assert "Unfinished tuning (single 2 of 2, several 1 of 2 have a result)" in text
+    assert "- MF on yelp18, 100 negatives: several (1 of 2 tuning cells)" in text
+    assert "Not run yet: 3 of 12 cells." in text
+    for row in rows.cells[-3:]:
+        del row["asked"]  # the suite has another cell in its place
+    text = build(Spec("T"), rows).markdown()
+    assert "Unfinished" not in text
+    assert "Not run yet" not in text
+
+
+def test_tuning_cells_without_a_seed_in_common_are_unfinished():
+    rows = tuned()
+    rows.cells = [row for row in rows.cells if row["label"] != "several 0" or row["seed"] == "1"]
+    rows.cells = [row for row in rows.cells if row["label"] != "several 1" or row["seed"] == "2"]
+    assert "Unfinished tuning (single 2 of 2, several 1 of 2 have a result)" in build(Spec("T"), rows).markdown()
+
+
+def test_further_seeds_of_a_chosen_cell_are_no_tuning_cells():
+    rows = tuned()
+    for row in rows.cells:
+        if row["label"] == "several 1" and row["seed"] != "1":
+            row["state"] = "missing"
+    text = build(Spec("T"), rows).markdown()
+    assert "- MF on yelp18, 100 negatives: several 1 (seeds 2 3)" in text
+    assert "tuning cells)" not in text.split("Where these")[0].split("Unfinished")[0]
+
+
+def test_an_unfinished_family_is_no_point_of_the_curve():
+    cells = [cell(label, 1, negatives=n, protocol="held-out") for n in (10, 100) for label in ("CCL", "MML")]
+    for row in cells:
+        row.update({"family": row["label"], "validation Recall(k=20)": "0.1"})
+    rows = Rows([*cells, {**cells[-1], "label": "MML 2", "cell": "other", "state": "missing"}])
+    text = build(Spec("T"), rows).markdown()
+    table = text.split("## Recall@20 by number of negatives")[1].split("!")[0]
+    assert table.count("–") == 1
+    assert "–" in next(line for line in table.splitlines() if line.startswith("| MML"))
 
 
 def test_an_unfinished_tuning_leaves_other_groups_alone():
@@ -285,6 +328,45 @@ def test_bands_on_other_margins_are_said_not_shown():
     text = build(Spec("T"), rows).markdown()
     assert "because the run was counted on other margins: MML (counted on 0.6)" in text
     assert "98.000 %" in text
+
+
+def test_bands_of_other_thresholds_and_lost_epochs_are_not_shown():
+    rows = sample(seeds=(1,))
+    for row in rows.cells:
+        row["suite_thresholds"] = "0.7 0.9" if row["label"] != "MML" else "0.5 0.6"
+        row["thresholds"] = row["suite_thresholds"]
+    rows.history = [line for line in rows.history if "bsl" not in line["cell"]]
+    text = build(Spec("T"), rows).markdown()
+    assert "because the run was counted on other margins: MML (counted on 0.5 0.6)" in text
+    assert "because the epochs of the run are not kept: BSL" in text
+    bands = text.split("## Band occupancy")[1]
+    assert "| CCL" in bands
+    assert "| MML" not in bands.split("## Time")[0]
+
+
+def test_what_only_an_earlier_report_had_is_removed(tmp_path):
+    rows = sample(seeds=(1,))
+    build(Spec("T"), rows).write(tmp_path)
+    (tmp_path / "mine.png").touch()
+    before = {path.name for path in tmp_path.iterdir()}
+    for row in rows.cells:
+        row["state"] = "outdated"
+    build(Spec("T"), rows).write(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"report.md", "report.html", "mine.png"}
+    assert len(before - left) == 3
+
+
+def test_early_stopping_of_groups_that_measure_different_things():
+    rows = sample(labels=("CCL",), seeds=(1,))
+    other = sample(labels=("CCL",), seeds=(1,), negatives=10)
+    for line in [*other.cells, *other.history]:
+        del line["NDCG(k=20)"]
+    rows.cells += other.cells
+    rows.history += other.history
+    text = build(Spec("T", early_stop=3), rows).markdown()
+    table = text.split("With early stopping")[1].split("A stop epoch")[0]
+    assert [line.count("|") for line in table.splitlines() if line.startswith("|")] == [13] * 4
 
 
 def test_several_machines_are_said():
