@@ -189,7 +189,7 @@ grids:
     assert "Screened out, not among the best 1 of its family in suite short:" in report
     assert "2 of 3 single, 2 of 3 several" in report
     assert "Unfinished" not in report
-    assert "Cells without a result" not in report
+    assert "Cells that failed" not in report
     # More may go on: the next ones are open again, and what was run stays.
     (home / "whole.yaml").write_text(whole % 2)
     assert sorted(listed()) == ["finished"] * 2 + ["open"] * 2 + ["screened out"] * 2
