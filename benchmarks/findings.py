@@ -16,7 +16,7 @@ from mml_plugin.files import atomic_write
 from mml_plugin.report.build import cells_with_result, labels_of, short
 from mml_plugin.report.comparison import METRICS, Line, groups_of, monitor, paper_row, percent, runs_of, shared_seeds
 from mml_plugin.report.early_stopping import read_stop
-from mml_plugin.report.rows import Row, Rows, is_asked, read_csv
+from mml_plugin.report.rows import Row, Rows, read_csv, state_of_cell
 from mml_plugin.report.statistics import MIN_SEEDS, paired_t
 from mml_plugin.report.table import markdown_table
 
@@ -555,7 +555,7 @@ def progress(pool: Pool) -> str:
 
 
 def _progress(rows: Rows) -> str:
-    states = [row["state"] for row in rows.cells if is_asked(row)]
+    states = [state for row in rows.cells if (state := state_of_cell(row))]
     failed, screened, waiting = (states.count(state) for state in ("failed", "screened out", "waiting"))
     said = f"{states.count('done')} of {len(states) - screened - waiting}" + (f", {failed} failed" if failed else "")
     said += f" so far, {waiting} wait for their short runs" if waiting else ""

@@ -24,6 +24,7 @@ from mml_plugin.experiment.cells import DONE, MISSING, Matcher, Outcome, Runner
 from mml_plugin.experiment.collect import FINGERPRINT, SCREENED_OUT, WAITING, Collector, description, measured, slim
 from mml_plugin.experiment.screening import check_screen, screen
 from mml_plugin.experiment.suite import Cell, Suite, make_cells, read_suite
+from mml_plugin.report.build import cells_with_result
 from mml_plugin.report.comparison import groups_of
 from mml_plugin.report.needs import check_installed
 from mml_plugin.report.rows import Rows
@@ -96,7 +97,7 @@ def run_suite(options: argparse.Namespace) -> int:
     # The report's holes are the whole suite's, whatever part of it is run now.
     whole = cells if options.seeds is None else make_cells(suite, options.config, options.runs, options.gpu)
     if options.chosen:
-        cells = standing(cells, stem)
+        cells = standing(cells, Collector(stem, cells, fingerprint=data_of).judged())
     screened, waiting = screening_of(suite, path, merged(whole, cells), options)
     if options.list:
         states = {**dict.fromkeys(waiting, WAITING), **dict.fromkeys(screened, SCREENED_OUT)}
@@ -109,8 +110,9 @@ def run_suite(options: argparse.Namespace) -> int:
         if (label := (cell.group, cell.label)) not in screened
         and (label not in waiting or (cell.folder.finished and not options.overwrite))
     ]
+    left = [cell for cell in named if cell not in asked]
     for labels, said in ((screened, "are screened out"), (waiting, "wait for their short runs")):
-        if count := sum((cell.group, cell.label) in labels for cell in named):
+        if count := sum((cell.group, cell.label) in labels for cell in left):
             print(f"{count} of {len(named)} cells {said}")
     collector = Collector(
         stem, merged(whole, cells), hide=ROOT, screened=screened, waiting=waiting, fingerprint=data_of
@@ -163,7 +165,10 @@ def screening_of(
     short_rows = Collector(options.results / f"suite_{asked.suite}", short_cells, fingerprint=data_of).judged()
     found = screen(cells, short_rows, asked.keep)
     for (group, family), why in found.waiting.items():
-        print(f"not screened yet: {family} ({group}), {why} in suite {asked.suite}; run that one first")
+        print(
+            f"not screened yet: {family} ({group}), {why} in suite {asked.suite}; run that one first"
+            + (" (a cell that can only fail must leave both grids)" if "failed" in why else "")
+        )
     out = dict.fromkeys(
         ((cell.group, cell.label) for cell in found.out),
         f"not among the best {asked.keep} of its family in suite {asked.suite}",
@@ -217,13 +222,23 @@ def list_cells(cells: list[Cell], new: list[Cell], states: Mapping[tuple[str, st
         print(f"{state:<12}  {cell.name}  {cell.group}: {cell.label}")
 
 
-def standing(cells: list[Cell], stem: Path) -> list[Cell]:
-    """The cells whose setting the report shows by now: with more seeds, these are worth running."""
-    lines = [(group.name, line) for group in groups_of(Rows.load(stem).done()) for line in group.lines]
-    labels = {(group, line.first["label"]) for group, line in lines}
+def standing(cells: list[Cell], rows: Rows) -> list[Cell]:
+    """The cells whose setting the report shows by now: with more seeds, these are worth running.
+
+    Of a family whose tuning is unfinished none is: another cell may yet be the best.
+    """
+    labels: set[tuple[str, str]] = set()
+    for group in groups_of(rows.done()):
+        counts = cells_with_result(rows, group.name)
+        for line in group.lines:
+            have, of = counts.get(line.name, (1, 1))
+            if have == of:
+                labels.add((group.name, line.first["label"]))
+            else:
+                print(f"not chosen yet: {line.name} ({group.name}), {have} of {of} cells have a result")
     found = [cell for cell in cells if (cell.group, cell.label) in labels]
     if not found:
-        raise UserError("--chosen: no cell has a result yet, so none is chosen; run the suite without it first")
+        raise UserError("--chosen: no cell is chosen yet; run the suite without it first")
     return found
 
 

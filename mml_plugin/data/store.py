@@ -20,6 +20,8 @@ from mml_plugin.data.interactions import Interactions
 from mml_plugin.errors import UserError
 from mml_plugin.files import atomic_write, checksum, make_folder, writing
 
+# What a data set's folder holds.
+FILES = ("train.txt", "test.txt", "train.csv", "test.csv", "item_corpus.csv", "dataset.json")
 # A folder with one of these is a data set, whoever made it.
 MARKS = ("dataset.json", "train.txt", "train.txt.gz", "train.csv")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mml_plugin.data.interactions import Interactions
-from mml_plugin.data.store import store
+from mml_plugin.data.store import FILES, store
 
 
 def sample(
@@ -73,7 +73,9 @@ def generate(folder: Path, users: int = 1500, items: int = 2000, seed: int = 201
 
 
 def is_there(folder: Path, users: int, items: int, seed: int) -> bool:
-    """Whether the folder says that it is the data set which :func:`generate` would write."""
+    """Whether the folder has all files and says that it is the data set which :func:`generate` would write."""
+    if not all((folder / name).is_file() for name in FILES):
+        return False
     try:
         content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

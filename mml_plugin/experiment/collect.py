@@ -13,7 +13,7 @@ import numpy as np
 from filelock import FileLock
 
 from mml_plugin.experiment import kept_users
-from mml_plugin.experiment.cells import DONE, FAILED, MISSING, Outcome
+from mml_plugin.experiment.cells import DONE, ELSEWHERE, FAILED, MISSING, Outcome
 from mml_plugin.experiment.run import RunRequest
 from mml_plugin.experiment.run_folder import RunFolder, band_column, history_thresholds
 from mml_plugin.experiment.suite import SHORT, Cell, dataset_of, show
@@ -54,7 +54,7 @@ class Collector:
         self.stem, self.cells, self.hide = stem, list(cells), hide
         self.screened, self.waiting = dict(screened or {}), dict(waiting or {})
         self._data = {_settings(description(cell)): fingerprint(cell)[:FINGERPRINT] for cell in self.cells}
-        make_folder(stem.parent)
+        self._families = {(cell.group, cell.label): cell.family for cell in self.cells}
         self._lock = FileLock(str(stem.parent / f".{stem.name}.lock"))
 
     def update(self, outcomes: Iterable[Outcome]) -> Rows:
@@ -62,6 +62,7 @@ class Collector:
 
         A cell that failed or is missing keeps an older result's row: what was measured stays, beside the error.
         """
+        make_folder(self.stem.parent)
         with self._lock:
             rows = Rows.load(self.stem)
             known = {row["cell"]: row for row in rows.cells}
@@ -111,6 +112,8 @@ class Collector:
                     rows.users = found + (_of_others(rows, found) if asked_only else [])
                     rows.save(self.stem)
                     return rows
+            # What was compared already need not be compared again.
+            rows.users = [*found, *rows.users]
 
     def _per_user(self, row: Row) -> Any:
         """A run's per-user metrics; also of one that the suite does not ask for just now (another seed)."""
@@ -121,7 +124,7 @@ class Collector:
         """The suite's cells in its order, then older results of cells that it does not ask for (other seeds).
 
         A result of other settings or data than the cells under its label now have is marked: it is kept, no report
-        shows it. Where it stands in the place of a cell that is asked for, ``asked`` says that this one has no result.
+        shows it. Where it stands in the place of a cell that is asked for, ``asked`` is that one's state.
         """
         asked = {cell.name: description(cell) for cell in self.cells}
         for name, row in asked.items():
@@ -135,6 +138,7 @@ class Collector:
                 old.update({key: row[key] for key in ("group", "label", "family")})
         for name, row in known.items():
             row.pop("asked", None)
+            row["family"] = self._families.get((row["group"], row["label"]), row["family"])
             if measured(row):
                 if row["state"] == SCREENED_OUT:
                     row["error"] = ""
@@ -144,10 +148,10 @@ class Collector:
             label = row["group"], row["label"]
             if label in self.screened and row["state"] != OUTDATED:
                 row["state"], row["error"] = SCREENED_OUT, self.screened[label]
-            elif label in self.waiting and row["state"] == MISSING:
+            elif label in self.waiting and row["state"] in (MISSING, ELSEWHERE):
                 row["state"], row["error"] = WAITING, self.waiting[label]
-            elif row["state"] == OUTDATED and name in asked and label not in self.screened:
-                row["asked"] = "yes"
+            elif row["state"] == OUTDATED and name in asked:
+                row["asked"] = SCREENED_OUT if label in self.screened else WAITING if label in self.waiting else MISSING
         place: dict[tuple[str, str], int] = {}
         for cell in self.cells:
             place.setdefault((cell.group, cell.label), len(place))
@@ -180,7 +184,7 @@ def _identities(rows: Rows) -> set[str]:
 
 def _of_others(rows: Rows, found: Sequence[Row]) -> list[Row]:
     """The comparisons that are not among those found and whose runs are all there."""
-    there = {identity[:12] for identity in _identities(rows)}
+    there = {row["identity"][:12] for row in rows.cells if measured(row)}
     known = {(row["runs"], row["metric"]) for row in found}
     others = (row for row in rows.users if (row["runs"], row["metric"]) not in known)
     return [row for row in others if there.issuperset(row["runs"].split())]

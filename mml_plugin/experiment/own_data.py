@@ -289,7 +289,7 @@ def import_files(train: Path, test: Path, out: Path) -> tuple[Path, list[str]]:
     mark = out / "data" / "files.json"
     before = _sums_of(mark) or sums
     if before != sums:
-        other = next(name for name in sums if before.get(name) != sums[name])
+        other = next(name for name in sums if before[name] != sums[name])
         raise UserError(
             f"{out} holds a comparison on other data: --{other} {path_of[other]} is not the file it was made from; "
             "give another folder with --out"
@@ -315,11 +315,11 @@ def _sums_of(mark: Path) -> dict[str, str]:
         content = json.loads(mark.read_text("utf-8"))
     except ValueError:
         content = None
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not {"train", "test"} <= content.keys():
         raise UserError(
             f"{mark} is damaged: it must say which files {mark.parents[1]} was made from; give another --out"
         )
-    return content
+    return {name: content[name] for name in ("train", "test")}
 
 
 def _is_whole(folder: Path) -> bool:

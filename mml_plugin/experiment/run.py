@@ -253,7 +253,7 @@ def _unfinished_beside(folder: RunFolder) -> str:
         return ""
     return (
         f". Unfinished beside it: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}; a run is resumed with the "
-        "--engine, --protocol, --seed and --set that it was begun with"
+        "--engine, --protocol, --valid-share, --seed, --set and --max-batches that it was begun with"
     )
 
 

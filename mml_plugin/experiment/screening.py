@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.suite import Cell, Suite
 from mml_plugin.report.comparison import Line, ranked
-from mml_plugin.report.rows import Rows
+from mml_plugin.report.rows import Row, Rows
 
 
 def check_screen(suite: Suite, cells: Sequence[Cell], short: Suite, short_cells: Sequence[Cell], where: str) -> None:
@@ -29,6 +29,8 @@ def check_screen(suite: Suite, cells: Sequence[Cell], short: Suite, short_cells:
             f"this one {suite.protocol} with {suite.valid_share:g}: both must choose on the same split"
         )
     known = {(cell.group, cell.family, cell.label) for cell in short_cells}
+    if short.screen is not None:
+        raise UserError(f"{where}: screen: the short suite has a screen of its own, so some of its cells never run")
     for cell in cells:
         if cell.family and (cell.group, cell.family, cell.label) not in known:
             raise UserError(
@@ -66,7 +68,7 @@ def screen(cells: Sequence[Cell], short: Rows, keep: int) -> Screening:
     """
     results: dict[tuple[str, str], dict[str, Line]] = {}
     for row in short.done():
-        by_label = results.setdefault((row["group"], row.get("family", "")), {})
+        by_label = results.setdefault(_family(row), {})
         by_label.setdefault(row["label"], Line(row["label"], {})).runs[row["seed"]] = row
     families: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
@@ -79,7 +81,9 @@ def screen(cells: Sequence[Cell], short: Rows, keep: int) -> Screening:
         lines = [line for name, line in results.get(family, {}).items() if name in labels]
         seeds = set.intersection(*(set(line.runs) for line in lines)) if lines else set()
         if len(lines) < len(labels):
-            waiting[family] = f"{len(lines)} of {len(labels)} cells have a result"
+            failed = {row["label"] for row in short.cells if row["state"] == "failed" and _family(row) == family}
+            more = f", {len(failed & set(labels))} failed" if failed & set(labels) else ""
+            waiting[family] = f"{len(lines)} of {len(labels)} cells have a result{more}"
             continue
         if not seeds:
             waiting[family] = f"its {len(labels)} cells have no seed in common"
@@ -87,3 +91,7 @@ def screen(cells: Sequence[Cell], short: Rows, keep: int) -> Screening:
         best = {line.name for line in ranked(lines, sorted(seeds, key=int))[:keep]}
         out += [cell for cell in members if cell.label not in best]
     return Screening(tuple(out), waiting)
+
+
+def _family(row: Row) -> tuple[str, str]:
+    return row["group"], row.get("family", "")

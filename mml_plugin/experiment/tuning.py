@@ -42,7 +42,7 @@ from mml_plugin.experiment.yaml_blocks import read_blocks
 from mml_plugin.files import atomic_write, make_folder
 
 MML_TRAIN = (sys.executable, "-m", "mml_plugin", "train")
-DAMAGED = "damaged"
+DAMAGED, OTHER_DATA = "damaged", "other data"
 TUNER_KEYS = ("base_config", "base_expid", "dataset_id", "tuner_space")
 
 
@@ -64,19 +64,19 @@ class Cell:
     log: Path
     data: Path = Path()
 
-    def obstacle(self, measured: str) -> str:
-        """Why the result that is there is not the cell's, "" when it is; it must have ``measured``.
+    def obstacle(self, measured: str) -> tuple[str, str]:
+        """The state of a result that is not the cell's and why; empty when it is. It must have ``measured``.
 
         A runner of one's own need not say on what data it was.
         """
         try:
             found = RunFolder(self.result.parent).read_result({measured: dict}).get("data")
-        except UserError:
-            return f"{self.result} is damaged"
+        except UserError as error:
+            return DAMAGED, str(error).partition("; --overwrite")[0]
         fingerprint = found.get("fingerprint", "") if isinstance(found, dict) else ""
         if not fingerprint or _fingerprint(self.data) in (fingerprint, ""):
-            return ""
-        return f"{self.result} is of other data than {self.data} has now"
+            return "", ""
+        return OTHER_DATA, f"{self.result} is of other data than {self.data} has now"
 
 
 @cache
@@ -137,21 +137,20 @@ def run_grid(
         raise UserError(f"--tag {tag!r} matches none of the {len(experiments)} cells")
     flags = ["--config", str(config_dir), "--runs", str(runs_dir), "--engine", engine, "--protocol", protocol]
     flags += ["--seed", str(seed)] if seed is not None else []
-    measured = _measured(protocol)
-    obstacles = {cell: cell.obstacle(measured) for cell in cells if cell.result.is_file()}
-    states = {cell: DAMAGED for cell, said in obstacles.items() if said}
-    states |= _run_cells([c for c in cells if not c.result.is_file()], gpus, [*(runner or MML_TRAIN), *flags])
+    states = _run_cells([c for c in cells if not c.result.is_file()], gpus, [*(runner or MML_TRAIN), *flags])
+    obstacles = {cell: cell.obstacle(_measured(protocol)) for cell in cells if cell.result.is_file()}
+    states |= {cell: state for cell, (state, _) in obstacles.items() if state}
     table = write_table(cells, states, work / "cells.csv", experiments[0].params, protocol)
     print(f"{len(cells) - len(states)} of {len(cells)} cells have a result; table: {table.resolve()}")
     for cell, state in states.items():
         if state == FAILED:
             print(f"failed: {cell.expid}, see {cell.log.resolve()}")
-        elif state == DAMAGED:
-            print(f"not taken: {obstacles[cell]}; remove its folder, and the same command runs the cell anew")
+        elif state in (DAMAGED, OTHER_DATA):
+            print(f"not taken: {obstacles[cell][1]}; remove its folder, and the same command runs the cell anew")
     elsewhere = list(states.values()).count(ELSEWHERE)
     if elsewhere:
         print(f"{elsewhere} cells run in another process; the same command takes them in then")
-    return 1 if {FAILED, DAMAGED} & set(states.values()) else 0
+    return 1 if {FAILED, DAMAGED, OTHER_DATA} & set(states.values()) else 0
 
 
 def read_space(tuner_file: Path) -> dict[str, list[Any]]:
@@ -282,7 +281,7 @@ def _cell(experiment: Experiment, space: dict[str, Any], runs_dir: Path, work: P
         pairs = zip(experiment.params["margins"], experiment.params["margin_weights"])
         choice["margin_spec"] = " ".join(f"{margin:g}:{weight:g}" for margin, weight in pairs)
     data = Path(experiment.params["train_data"]).parent
-    return Cell(experiment.expid, choice, folder / "result.json", work / f"{experiment.expid}.log", data)
+    return Cell(experiment.expid, choice, folder / "result.json", work / f"{experiment.expid}.{run_name}.log", data)
 
 
 def _run_cells(cells: list[Cell], gpus: Sequence[int], command: Sequence[str]) -> dict[Cell, str]:
@@ -295,7 +294,8 @@ def _run_cells(cells: list[Cell], gpus: Sequence[int], command: Sequence[str]) -
     def work(cell: Cell) -> str:
         gpu = free.get()
         try:
-            with FileLock(cell.log.with_suffix(".lock"), timeout=0):
+            # The claim that suites make too: on the run, whoever asks for it.
+            with FileLock(f"{make_folder(cell.result.parents[1]) / cell.result.parent.name}.cell.lock", timeout=0):
                 return DONE if cell.result.is_file() or train(cell, gpu) else FAILED
         except Timeout:
             return ELSEWHERE

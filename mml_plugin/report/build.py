@@ -27,7 +27,7 @@ from mml_plugin.report.comparison import (
 from mml_plugin.report.document import Document, Heading, Image, Items, Table, Text
 from mml_plugin.report.early_stopping import read_stop
 from mml_plugin.report.protocols import SAYS, only_protocol
-from mml_plugin.report.rows import Row, Rows, is_asked, is_to_run
+from mml_plugin.report.rows import Row, Rows, is_to_run, state_of_cell
 from mml_plugin.report.statistics import MIN_SEEDS, PairedTest
 
 PAPER_COLUMNS = {"Recall(k=20)": "recall_at_20", "NDCG(k=20)": "ndcg_at_20"}
@@ -157,13 +157,16 @@ def _thousands(text: str) -> str:
 
 def _holes(document: Document, rows: Rows) -> None:
     """What is not there, and why: failed cells with their error, missing ones by name."""
-    quiet = ("done", "missing", "outdated", "screened out", "waiting")
+    quiet = ("done", "missing", "outdated", "screened out", "waiting", "running elsewhere")
     failed = [row for row in rows.cells if row["state"] not in quiet or (row["state"] in _KEPT and row["error"])]
-    missing = [row for row in rows.cells if row["state"] == "missing" or row.get("asked") == "yes"]
+    missing = [row for row in rows.cells if state_of_cell(row) == "missing"]
+    running = [f"{row['label']} ({row['group']})" for row in rows.cells if row["state"] == "running elsewhere"]
     outdated = [row for row in rows.cells if row["state"] == "outdated"]
     if missing:
         total = sum(map(is_to_run, rows.cells))
         document.blocks += [Text(f"Not run yet: {len(missing)} of {total} cells."), Items(_missing(rows, missing))]
+    if running:
+        document.blocks.append(Text(f"Running in another process: {_few(list(dict.fromkeys(running)))}."))
     document.blocks += [*_waiting(rows), *_screened(rows)]
     if outdated:
         said = sorted({f"{row['label']} ({row['group']})" for row in outdated})
@@ -183,23 +186,26 @@ def _state(row: Row) -> str:
 
 def _waiting(rows: Rows) -> list[Text | Items]:
     """The families whose short runs do not say yet which of their cells get a whole run."""
-    held = (row for row in rows.cells if row["state"] == "waiting")
-    found = dict.fromkeys((row["group"], row["family"], row["error"]) for row in held)
+    found: dict[tuple[str, str], str] = {}
+    for row in rows.cells:
+        if state_of_cell(row) == "waiting":
+            why = row["error"] if row["state"] == "waiting" else ""
+            found[row["group"], row["family"]] = why or found.get((row["group"], row["family"]), "")
     if not found:
         return []
     said = Text("Not run yet, because short runs are to say first which cells are worth a whole run:")
-    return [said, Items([f"{group}: {family}, {why}" for group, family, why in found])]
+    return [said, Items([f"{group}: {family}{', ' * bool(why)}{why}" for (group, family), why in found.items()])]
 
 
 def _screened(rows: Rows) -> list[Text | Items]:
     """How many tuning cells of which family got no whole run, and why."""
     labels: dict[str, dict[str, set[str]]] = {}
-    out = [row for row in rows.cells if row["state"] == "screened out"]
+    out = [row for row in rows.cells if state_of_cell(row) == "screened out"]
     for row in out:
         labels.setdefault(row["group"], {}).setdefault(row["family"], set()).add(row["label"])
     if not out:
         return []
-    why = " or ".join(dict.fromkeys(row["error"] for row in out))
+    why = " or ".join(dict.fromkeys(row["error"] for row in out if row["state"] == "screened out")) or "by short runs"
     lines = []
     for group, families in labels.items():
         counts = (f"{len(found)} of {len(labels_of(rows, group, name))} {name}" for name, found in families.items())
@@ -209,7 +215,7 @@ def _screened(rows: Rows) -> list[Text | Items]:
 
 def labels_of(rows: Rows, group: str, family: str) -> set[str]:
     """The tuning cells of a family, screened out or not; one of several seeds counts once."""
-    asked = filter(is_asked, rows.cells)
+    asked = filter(state_of_cell, rows.cells)
     return {row["label"] for row in asked if (row["group"], row.get("family")) == (group, family)}
 
 
@@ -250,7 +256,7 @@ def _few(words: Sequence[str]) -> str:
 
 def _metric_tables(document: Document, spec: Spec, rows: Rows, groups: Sequence[Group]) -> None:
     firsts: dict[str, str] = {}
-    for row in filter(is_asked, rows.cells):
+    for row in filter(state_of_cell, rows.cells):
         firsts.setdefault(row["group"], row.get("family") or row["label"])
     for group in groups:
         metrics = metrics_of(row for line in group.lines for row in line.runs.values())
@@ -569,9 +575,9 @@ def cells_with_result(rows: Rows, group: str) -> dict[str, tuple[int, int]]:
     """
     every: dict[str, set[str]] = {}
     done: dict[str, dict[str, set[str]]] = {}
-    for row in filter(is_asked, rows.cells):
+    for row in filter(state_of_cell, rows.cells):
         family = row.get("family", "")
-        if row["group"] == group and family and row["state"] != "screened out":
+        if row["group"] == group and family and state_of_cell(row) != "screened out":
             every.setdefault(family, set()).add(row["label"])
             if row["state"] == "done":
                 done.setdefault(family, {}).setdefault(row["seed"], set()).add(row["label"])
@@ -653,7 +659,9 @@ def _bands(document: Document, groups: Sequence[Group], epochs: Mapping[str, Seq
                 continue
             counted = [mean_curve(epochs, line, f"band_{band}") for band in range(len(names))]
             slopes = [mean_curve(epochs, line, f"gradient_{band}") for band in range(len(names))]
-            if not all(counted) or line.first.get("suite_thresholds", "").split() != thresholds:
+            if not all(counted) or any(
+                row.get("suite_thresholds", "").split() != thresholds for row in line.runs.values()
+            ):
                 others.append(f"{line.name} (counted on {line.first.get('thresholds') or 'nothing'})")
                 continue
             shares[line.name], gradients[line.name] = counted, slopes if all(slopes) else []

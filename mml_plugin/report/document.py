@@ -117,9 +117,9 @@ class Document:
 
 
 def _pictures_of(report: Path) -> set[str]:
-    """The files in its folder that an earlier report shows."""
-    text = report.read_text(encoding="utf-8") if report.is_file() else ""
-    return set(re.findall(r"^!\[.*\]\(([\w.-]+\.png)\)$", text, re.MULTILINE))
+    """The pictures of ours in its folder that an earlier report shows."""
+    text = report.read_text(encoding="utf-8", errors="replace") if report.is_file() else ""
+    return set(re.findall(r"^!\[.*\]\(((?:curves|bands|negatives)-[\w-]+\.png)\)$", text, re.MULTILINE))
 
 
 def _markdown(block: Block) -> str:

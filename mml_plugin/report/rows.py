@@ -60,14 +60,16 @@ class Rows:
         return {cell: sorted(rows, key=lambda row: int(row["epoch"])) for cell, rows in found.items()}
 
 
-def is_asked(row: Row) -> bool:
-    """Whether the suite asks for the cell of a row; of an outdated row the cell that it stands in the place of."""
-    return row["state"] != "outdated" or row.get("asked") == "yes"
+def state_of_cell(row: Row) -> str:
+    """The state of the cell that the suite asks for; of an outdated row that of the cell in whose place it stands, ""
+    where the suite has none there.
+    """
+    return row.get("asked", "") if row["state"] == "outdated" else row["state"]
 
 
 def is_to_run(row: Row) -> bool:
     """Whether the suite asks for a whole run of the row's cell now."""
-    return is_asked(row) and row["state"] not in ("screened out", "waiting")
+    return state_of_cell(row) not in ("", "screened out", "waiting")
 
 
 def paths(stem: Path) -> tuple[Path, Path, Path]:

@@ -131,7 +131,7 @@ grids:
     assert script.main(["tuned.yaml", "--collect", *WHERE]) == 0
     report = (home / "reports" / "tuned" / "report.md").read_text()
     assert "the best of 2 cells with several" in report
-    chosen = script.standing(cells, home / "results" / "suite_tuned")
+    chosen = script.standing(cells, Rows.load(home / "results" / "suite_tuned"))
     assert sorted(cell.family for cell in chosen) == ["several", "single"]
     rows = {
         row["label"]: float(row["validation Recall(k=20)"])
@@ -242,6 +242,12 @@ def test_a_screen_believes_no_rows_of_other_settings(script, home, capsys):
     assert waits() == 0
     (home / "short.yaml").write_text(common % 3 + grids)
     assert waits() == 2
+    assert script.main(["short.yaml", "--chosen", "--list", *WHERE]) == 2
+    assert "no cell is chosen yet" in capsys.readouterr().err
+    assert not (home / "results" / "suite_whole.csv").exists()
+    (home / "short.yaml").write_text(common % 1 + grids + "screen: {suite: other, keep: 1}\n")
+    assert script.main(["whole.yaml", "--list", *WHERE]) == 2
+    assert "the short suite has a screen of its own" in capsys.readouterr().err
 
 
 def test_a_yml_suite_has_its_report_and_a_paper_table_must_be_there(script, home, capsys):

@@ -207,9 +207,14 @@ def test_what_is_damaged_or_overridden_is_said(files, capsys):
     said = own_data.prepare(Path("my_train.csv"), Path("my_test.csv"), ["ccl", "mml"], Path("out"),
                             overrides=("learning_rate=0.05",)).notes[0]  # fmt: skip
     assert said.endswith("Overridden for every loss: learning_rate=0.05.")
-    (files / "out" / "data" / "files.json").write_text("{")
-    assert compare(words) == 2
-    assert "out/data/files.json is damaged" in capsys.readouterr().err
+    mark = files / "out" / "data" / "files.json"
+    whole = json.loads(mark.read_text())
+    for text in ("{", "{}", "[]"):
+        mark.write_text(text)
+        assert compare(words) == 2
+        assert "out/data/files.json is damaged" in capsys.readouterr().err
+    mark.write_text(json.dumps({**whole, "more": 1}))
+    own_data.prepare(Path("my_train.csv"), Path("my_test.csv"), ["ccl", "mml"], Path("out"))
 
 
 @pytest.mark.parametrize(("protocol", "split"), [("paper", "test"), ("held-out", "validation")])

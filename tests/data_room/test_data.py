@@ -310,6 +310,9 @@ def test_a_synthetic_set_that_is_there_already_is_left_as_it_is(tmp_path, capsys
     assert (tmp_path / "synth" / "train.txt").stat().st_mtime_ns == before
     assert main([*words, "--seed", "7"]) == 2
     assert "--overwrite replaces it" in capsys.readouterr().err
+    (tmp_path / "synth" / "train.csv").unlink()
+    assert main(words) == 2
+    assert main([*words, "--overwrite"]) == 0
     (tmp_path / "synth" / "dataset.json").write_text("[")
     assert main(words) == 2
 

@@ -206,7 +206,7 @@ def test_a_result_of_other_data_is_kept_and_not_shown(home):
     stem = Path("results") / "moved"
     assert Collector(stem, cells, fingerprint=lambda cell: before["data_fingerprint"]).update([]).cells == [before]
     (other,) = Collector(stem, cells, fingerprint=lambda cell: "f" * 64).update([]).cells
-    assert other == {**before, "state": "outdated", "asked": "yes"}
+    assert other == {**before, "state": "outdated", "asked": "missing"}
     # Where the data are away, nobody knows better than before.
     assert Collector(stem, cells, fingerprint=lambda cell: "").update([]).cells == [other]
     assert Collector(stem, cells, fingerprint=lambda cell: before["data_fingerprint"]).update([]).cells == [before]
@@ -228,7 +228,7 @@ def test_a_failure_never_takes_an_outdated_result_away(home):
     assert [cell.name for cell in edited] == [before["cell"]]
     collector = Collector(Path("results") / "edited", edited)
     (marked,) = collector.update([]).cells
-    assert (marked["state"], marked["asked"]) == ("outdated", "yes")
+    assert (marked["state"], marked["asked"]) == ("outdated", "missing")
     after = collector.update([Outcome(edited[0], FAILED, "disk full")])
     assert after.cells == [{**marked, "error": "disk full"}]
     assert marked["NDCG(k=20)"] == before["NDCG(k=20)"]
@@ -330,6 +330,11 @@ def test_fewer_seeds_than_an_earlier_comparison_are_compared_too(home):
     users = alone.add_bootstraps(asked_only=True).users
     assert sorted(row["seeds"] for row in users) == ["1", "1", "1 2", "1 2"]
     assert [row for row in users if row["seeds"] == "1 2"] == both
+    # Comparisons with a loss that this one leaves out stay, too.
+    third = ({"expid": "MF_tiny_ccl", "label": "CCL"}, {"expid": "MF_tiny_bsl", "label": "BSL"})
+    users = collected(cells_of(*third), "fewer").add_bootstraps(asked_only=True).users
+    assert [row for row in users if row["label"] == "MML" and row["seeds"] == "1 2"] == both
+    assert {row["label"] for row in users} == {"MML", "BSL"}
 
 
 def test_what_another_process_compared_meanwhile_stays(home, monkeypatch):

@@ -240,7 +240,7 @@ def test_what_can_be_resumed_instead_is_named(tmp_path, capsys):
             (folder / "result.json").touch()
     assert command("--expid", "MF_tiny_ccl", "--resume", "--runs", str(tmp_path)) == 2
     error = capsys.readouterr().err
-    assert "Unfinished beside it: fast-paper-s2019-0a1b2c3d; a run is resumed with the --engine" in error
+    assert "Unfinished beside it: fast-paper-s2019-0a1b2c3d; a run is resumed with the --engine, --protocol" in error
 
 
 @pytest.mark.parametrize("engine", ["recbox", "fast"])

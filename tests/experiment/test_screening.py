@@ -52,7 +52,7 @@ def test_families_do_not_compete_and_wait_for_their_last_short_run():
     rows = [row("a", 1, 0.3), row("b", 1, 0.2), row("c", 1, 0.1, "g"), row("d", 1, 0.2, "g", state="failed")]
     found = screen(cells, Rows(rows, []), 1)
     assert names(found) == ["b"]
-    assert dict(found.waiting) == {(GROUP, "g"): "1 of 2 cells have a result"}
+    assert dict(found.waiting) == {(GROUP, "g"): "1 of 2 cells have a result, 1 failed"}
     rows[-1]["state"] = "done"
     assert names(screen(cells, Rows(rows, []), 1)) == ["b", "c"]
 

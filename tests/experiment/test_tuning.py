@@ -222,9 +222,11 @@ def test_results_on_other_data_are_nobodys(tmp_path, monkeypatch, capsys):
     name = yaml.safe_load(Path("runs/tuner/b/config/model_config.yaml").read_text()).popitem()[0]
     Path("runs", name, "recbox-paper-s2019", "result.json").write_text("{")
     assert main(["tune", "--config", "b.yaml", "--script", "fake.py"]) == 1
-    assert f"not taken: runs/{name}/recbox-paper-s2019/result.json is damaged" in capsys.readouterr().out
+    assert f"not taken: runs/{name}/recbox-paper-s2019/result.json cannot be read" in capsys.readouterr().out
     with open("runs/tuner/b/cells.csv") as stream:
         assert [row["state"] for row in csv.DictReader(stream)] == ["done", "damaged"]
+    with open("runs/tuner/a/cells.csv") as stream:
+        assert [row["state"] for row in csv.DictReader(stream)] == ["other data"] * 2
     tuning._fingerprint.cache_clear()
 
 
@@ -236,14 +238,24 @@ def test_a_cell_that_another_tuner_runs_is_left_to_it(tmp_path, monkeypatch, cap
     assert main([*words, "--tag", "_001_"]) == 0
     work = Path("runs/tuner/MF_tiny_mml")
     name = list(yaml.safe_load((work / "config/model_config.yaml").read_text()))[1]
-    with FileLock(work / f"{name}.lock"):
+    run = Path("runs") / name / "recbox-paper-s2019"
+    run.parent.mkdir(parents=True)
+    with FileLock(f"{run}.cell.lock"):
         assert main(words) == 0
     said = capsys.readouterr().out
     assert "1 cells run in another process" in said
     assert "3 of 4 cells have a result" in said
-    assert not (work / f"{name}.log").exists()
+    assert not list(work.glob(f"{name}*.log"))
     assert main(words) == 0
     assert "4 of 4 cells have a result" in capsys.readouterr().out
+    # A result that lacks what the protocol chooses by is none, at once and the next time.
+    held_out = [*words, "--protocol", "held-out"]
+    Path("fake.py").write_text(SCRIPT.replace("recbox-paper", "recbox-held-out"))
+    for _ in range(2):
+        assert main(held_out) == 1
+        said = capsys.readouterr().out
+        assert "0 of 4 cells have a result" in said
+        assert said.count("it has no validation_metrics; remove its folder") == 4
 
 
 def test_a_gpu_that_is_not_there(capsys):

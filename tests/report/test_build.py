@@ -232,16 +232,35 @@ def test_an_unfinished_tuning_concludes_nothing(state):
 def test_a_cell_whose_row_is_outdated_is_unfinished_too():
     rows = tuned()
     for row in rows.cells[-3:]:
-        row.update(state="outdated", asked="yes")
+        row.update(state="outdated", asked="missing")
     text = build(Spec("T"), rows).markdown()
     assert "Unfinished tuning (single 2 of 2, several 1 of 2 have a result)" in text
     assert "- MF on yelp18, 100 negatives: several (1 of 2 tuning cells)" in text
     assert "Not run yet: 3 of 12 cells." in text
     for row in rows.cells[-3:]:
+        row["asked"] = "waiting"
+    text = build(Spec("T"), rows).markdown()
+    assert "Unfinished tuning (single 2 of 2, several 1 of 2 have a result)" in text
+    assert "Not run yet: " not in text
+    assert "worth a whole run:\n\n- MF on yelp18, 100 negatives: several\n" in text
+    for row in rows.cells[-3:]:
+        row["asked"] = "screened out"
+    text = build(Spec("T"), rows).markdown()
+    assert "Unfinished" not in text
+    assert "- MF on yelp18, 100 negatives: 1 of 2 several" in text
+    for row in rows.cells[-3:]:
         del row["asked"]  # the suite has another cell in its place
     text = build(Spec("T"), rows).markdown()
     assert "Unfinished" not in text
     assert "Not run yet" not in text
+
+
+def test_a_cell_that_another_process_runs_has_not_failed():
+    rows = sample(labels=("CCL", "MML"), seeds=(1,))
+    rows.cells[1]["state"] = "running elsewhere"
+    text = build(Spec("T"), rows).markdown()
+    assert "Running in another process: MML (MF on yelp18, 100 negatives)." in text
+    assert "failed" not in text
 
 
 def test_tuning_cells_without_a_seed_in_common_are_unfinished():
@@ -338,6 +357,10 @@ def test_bands_of_other_thresholds_and_lost_epochs_are_not_shown():
     rows.history = [line for line in rows.history if "bsl" not in line["cell"]]
     text = build(Spec("T"), rows).markdown()
     assert "because the run was counted on other margins: MML (counted on 0.5 0.6)" in text
+    more = sample(labels=("CCL",), seeds=(2,))
+    more.cells[0]["suite_thresholds"] = "0.5 0.6"
+    both = Rows([*rows.cells, *more.cells], [*rows.history, *more.history])
+    assert "other margins: CCL (counted on 0.7 0.9), MML" in build(Spec("T"), both).markdown()
     assert "because the epochs of the run are not kept: BSL" in text
     bands = text.split("## Band occupancy")[1]
     assert "| CCL" in bands
@@ -348,6 +371,8 @@ def test_what_only_an_earlier_report_had_is_removed(tmp_path):
     rows = sample(seeds=(1,))
     build(Spec("T"), rows).write(tmp_path)
     (tmp_path / "mine.png").touch()
+    with open(tmp_path / "report.md", "ab") as stream:
+        stream.write(b"\n![mine](mine.png)\n\xff\xfe\n")
     before = {path.name for path in tmp_path.iterdir()}
     for row in rows.cells:
         row["state"] = "outdated"
