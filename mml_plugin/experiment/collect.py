@@ -19,7 +19,7 @@ from mml_plugin.experiment.run_folder import RunFolder, band_column, history_thr
 from mml_plugin.experiment.suite import SHORT, Cell, dataset_of, show
 from mml_plugin.files import make_folder
 from mml_plugin.registry import margins_of
-from mml_plugin.report.comparison import groups_of, metrics_of, runs_of, shared_seeds
+from mml_plugin.report.comparison import groups_of, is_of, metrics_of, runs_of, shared_seeds
 from mml_plugin.report.rows import Row, Rows
 from mml_plugin.report.statistics import paired_bootstrap
 
@@ -350,9 +350,13 @@ def bootstraps(rows: Rows, per_user: Callable[[Row], Any]) -> list[Row]:
             for metric in metrics_of([*first.runs.values(), *line.runs.values()]):
                 runs = runs_of(first, line, seeds)
                 kept = old.get((*labels, metric, runs))
-                if kept is not None:
+                if kept is not None and is_of(kept, first, line, seeds, metric):
                     found.append(kept)
-                elif seeds and (made := _bootstrap(sides, metric, per_user)) is not None:
+                elif (
+                    seeds
+                    and (made := _bootstrap(sides, metric, per_user)) is not None
+                    and is_of(made, first, line, seeds, metric)
+                ):
                     facts = dict(zip(("group", "label", "against", "metric"), (*labels, metric)))
                     found.append({**facts, "seeds": " ".join(seeds), **made, "runs": runs})
     return found

@@ -12,6 +12,8 @@ from mml_plugin.report.rows import Row, Rows
 from mml_plugin.report.statistics import MIN_SEEDS, PairedTest, holm, paired_t
 
 METRICS = ("Recall(k=20)", "NDCG(k=20)")
+# Rows have eight digits, kept per-user metrics single precision.
+SAME = 1e-6
 
 
 @dataclass(frozen=True)
@@ -197,11 +199,12 @@ def compare(rows: Rows, groups: Sequence[Group]) -> list[Test]:
                 ours, theirs = group.first.values(metric, seeds), line.values(metric, seeds)
                 if not ours or len(ours) != len(theirs):
                     continue
-                runs = runs_of(group.first, line, seeds)
-                users = _read_bootstrap(bootstraps.get((runs, metric)), len(seeds))
+                users = bootstraps.get((runs_of(group.first, line, seeds), metric))
+                if users is not None and not is_of(users, group.first, line, seeds, metric):
+                    users = None
                 found.append(
                     Test(group.name, group.first.name, line.name, metric, percent(group.first, line, metric),
-                         fmean(ours), paired_t(ours, theirs), users)
+                         fmean(ours), paired_t(ours, theirs), _read_bootstrap(users, len(seeds)))
                 )  # fmt: skip
     return _corrected(found)
 
@@ -210,6 +213,15 @@ def runs_of(first: Line, second: Line, seeds: Iterable[str]) -> str:
     """Which runs a bootstrap over users compared: a row of other runs is not the comparison's."""
     chosen = list(seeds)
     return " ".join(line.runs[seed]["identity"][:12] for line in (first, second) for seed in chosen)
+
+
+def is_of(bootstrap: Row, first: Line, second: Line, seeds: Sequence[str], metric: str) -> bool:
+    """Whether a bootstrap's difference is that of the rows.
+
+    An identity says what was trained, not how often: the same run on another machine ends in other last digits.
+    """
+    a, b = first.mean(metric, seeds), second.mean(metric, seeds)
+    return a is not None and b is not None and abs(b - a - float(bootstrap["difference"])) < SAME
 
 
 def _read_bootstrap(row: Row | None, seeds: int) -> PairedTest | None:

@@ -94,11 +94,12 @@ def test_findings_read_the_gains_off_the_rows(tmp_path):
     for row in rows.cells:
         row["expid"] = f"MF_yelp_{row['label'].lower()}"
     runs = " ".join(row["identity"][:12] for row in rows.cells)
-    rows.users = [{"runs": runs, "metric": "Recall(k=20)", "low": "0.002", "high": "0.004"}]
+    ccl, mml = (sum(value(label, seed, 6) for seed in range(1, 6)) / 5 for label in ("CCL", "MML"))
+    interval = {"difference": str(mml - ccl), "low": "0.002", "high": "0.004"}
+    rows.users = [{"runs": runs, "metric": "Recall(k=20)", **interval}]
     Rows(rows.cells, [line for row in rows.cells for line in history(row)], rows.users).save(tmp_path / "suite_table4")
     pool = findings.Pool(tmp_path)
     gain = pool.gain("MF_yelp_ccl", "MF_yelp_mml", "Recall(k=20)")
-    ccl, mml = (sum(value(label, seed, 6) for seed in range(1, 6)) / 5 for label in ("CCL", "MML"))
     assert gain.percent == pytest.approx(100 * (mml / ccl - 1))
     assert gain.low == pytest.approx(100 * 0.002 / ccl)
     assert gain.seeds == 5
@@ -126,11 +127,41 @@ def test_parity_reads_a_suite_that_holds_all_against_mml(tmp_path):
     sides = {"bslnative": {**cell("BSL", 1), "expid": "MF_yelp_bslnative"}, "mml": cell("MML", 1)}
     rows = suite_of(tmp_path, "parity", sides["mml"], sides["bslnative"])
     runs = " ".join(sides[name]["identity"][:12] for name in ("mml", "bslnative"))
-    rows.users = [{"runs": runs, "metric": "Recall(k=20)", "low": "-0.004", "high": "-0.001"}]
+    difference = float(sides["bslnative"]["Recall(k=20)"]) - float(sides["mml"]["Recall(k=20)"])
+    interval = {"difference": str(difference), "low": "-0.004", "high": "-0.001"}
+    rows.users = [{"runs": runs, "metric": "Recall(k=20)", **interval}]
     Rows(rows.cells, rows.history, rows.users).save(tmp_path / "suite_parity")
     gain = findings.Pool(tmp_path).gain("MF_yelp_bslnative", "MF_yelp_mml", "Recall(k=20)")
     base = float(sides["bslnative"]["Recall(k=20)"])
     assert (gain.low, gain.high) == (pytest.approx(0.1 / base), pytest.approx(0.4 / base))
+
+
+def test_an_interval_is_of_the_very_trainings_that_were_compared(tmp_path):
+    """The same run on another machine has the same identity and other last digits."""
+    from mml_plugin.report.rows import Rows
+    from tests.report.sample import cell
+
+    findings = script("findings")
+    old = [{**cell(loss, 1), "date": "2026-11-01"} for loss in ("CCL", "MML")]
+    rows = suite_of(tmp_path, "table4", *old)
+    difference = float(old[1]["Recall(k=20)"]) - float(old[0]["Recall(k=20)"])
+    runs = " ".join(row["identity"][:12] for row in old)
+    interval = {"difference": str(difference), "low": "0.001", "high": "0.002"}
+    users = [{"runs": runs, "metric": "Recall(k=20)", **interval}]
+    Rows(rows.cells, rows.history, users).save(tmp_path / "suite_table4")
+    again = {**old[1], "date": "2026-11-02", "Recall(k=20)": f"{float(old[1]['Recall(k=20)']) + 0.001:.8f}"}
+    suite_of(tmp_path, "parity", again)
+    pool = findings.Pool(tmp_path)
+    gain = pool.gain("MF_yelp_ccl", "MF_yelp_mml", "Recall(k=20)")
+    base = float(old[0]["Recall(k=20)"])
+    assert gain.percent == pytest.approx(100 * difference / base)
+    assert gain.low == pytest.approx(0.1 / base)
+    assert pool.retrained
+    assert pool.line("MF_yelp_mml").mean("Recall(k=20)") == pytest.approx(float(again["Recall(k=20)"]))
+    # Had the suite itself the newer training, the interval would be nobody's.
+    Rows([old[0], again], rows.history, users).save(tmp_path / "suite_table4")
+    gain = findings.Pool(tmp_path).gain("MF_yelp_ccl", "MF_yelp_mml", "Recall(k=20)")
+    assert gain.verdict(4.0) == "no interval yet"
 
 
 def test_every_comparison_of_the_page_is_made_by_a_suite():
