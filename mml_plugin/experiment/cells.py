@@ -25,6 +25,7 @@ from mml_plugin.experiment.dataset import check_data, data_identity
 from mml_plugin.experiment.identity import Conditions, identity_of
 from mml_plugin.experiment.logs import show_duration
 from mml_plugin.experiment.run import RunRequest, run
+from mml_plugin.experiment.run_folder import exactly
 from mml_plugin.experiment.suite import Cell
 from mml_plugin.files import make_folder, writing
 from mml_plugin.interrupts import children_heed_ctrl_c, termination_interrupts
@@ -306,7 +307,7 @@ def train_words(request: RunRequest) -> list[str]:
     for override in request.overrides:
         words += ["--set", override]
     if request.thresholds is not None:
-        words += ["--thresholds", ",".join(f"{t:.12g}" for t in request.thresholds)]
+        words += ["--thresholds", ",".join(exactly(t) for t in request.thresholds)]
     words += [] if request.summary else ["--no-summary"]
     words += ["--resume"] if request.resume else []
     words += ["--overwrite"] if request.overwrite else []

@@ -15,7 +15,7 @@ from filelock import FileLock
 from mml_plugin.experiment import kept_users
 from mml_plugin.experiment.cells import DONE, ELSEWHERE, FAILED, MISSING, Outcome
 from mml_plugin.experiment.run import RunRequest
-from mml_plugin.experiment.run_folder import RunFolder, band_column, history_thresholds
+from mml_plugin.experiment.run_folder import RunFolder, band_column, exactly, history_thresholds
 from mml_plugin.experiment.suite import SHORT, Cell, dataset_of, show
 from mml_plugin.files import make_folder
 from mml_plugin.registry import margins_of
@@ -216,8 +216,8 @@ def description(cell: Cell) -> Row:
         "dataset": dataset_of(cell.experiment),
         "loss": SHORT.get(cell.experiment.loss, cell.experiment.loss),
         "loss_params": json.dumps(cell.experiment.loss_params, sort_keys=True),
-        "suite_thresholds": " ".join(f"{t:.12g}" for t in cell.request.thresholds or ()),
-        "margins": " ".join(f"{m:.12g}" for m in margins_of(params["loss"], params)),
+        "suite_thresholds": " ".join(exactly(t) for t in cell.request.thresholds or ()),
+        "margins": " ".join(exactly(m) for m in margins_of(params["loss"], params)),
         "num_negs": str(params["num_negs"]),
         "plateau": "yes" if params.get("reduce_lr_on_plateau", True) else "no",
         "patience": str(params.get("patience", "")),
@@ -235,7 +235,7 @@ def _unusual(request: RunRequest) -> Row:
     """What sets runs apart beside their configuration; the usual is not written."""
     found = {}
     if request.protocol == "held-out" and request.valid_share != RunRequest.valid_share:
-        found["valid_share"] = f"{request.valid_share:.12g}"
+        found["valid_share"] = exactly(request.valid_share)
     if request.max_batches:
         found["max_batches"] = str(request.max_batches)
     return found
@@ -266,7 +266,7 @@ def result_row(result: Mapping[str, Any], cell: Cell) -> Row:
         "train_seconds": f"{seconds['train']:.1f}",
         "eval_seconds": f"{seconds['evaluation']:.1f}",
         "peak_memory_bytes": result["peak_memory_bytes"],
-        "thresholds": " ".join(f"{t:.12g}" for t in history_thresholds(cell.folder.history) or ()),
+        "thresholds": " ".join(exactly(t) for t in history_thresholds(cell.folder.history) or ()),
         "cut": result["cut"],
         "backend": result["backend"],
         "device": result["device"].split(":")[0],

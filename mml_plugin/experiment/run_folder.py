@@ -43,10 +43,16 @@ def folder_name(engine: str, protocol: str, seed: int, override_hash: str = "") 
     return f"{engine}-{protocol}-s{seed}" + (f"-{override_hash[:8]}" if override_hash else "")
 
 
+def exactly(value: float) -> str:
+    """A number as short as it can be written without becoming another one: thresholds are compared after reading."""
+    short = f"{value:.12g}"
+    return short if float(short) == value else repr(float(value))
+
+
 def band_column(band: int, thresholds: Sequence[float], what: str = "band") -> str:
     """The header of a band's share, with its similarity interval: ``band_1(0.6,0.7]``."""
-    low = f"{thresholds[band - 1]:.12g}" if band else "-inf"
-    high = f"{thresholds[band]:.12g}]" if band < len(thresholds) else "inf)"
+    low = exactly(thresholds[band - 1]) if band else "-inf"
+    high = f"{exactly(thresholds[band])}]" if band < len(thresholds) else "inf)"
     return f"{what}_{band}({low},{high}"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mml_plugin.losses.base import at_least_float32
 from mml_plugin.losses.checks import number
 
 
@@ -41,7 +42,7 @@ class BandCounter:
         """
         if not self.thresholds:
             return
-        negatives = y_pred.detach()[:, 1:]
+        negatives = at_least_float32(y_pred.detach()[:, 1:])  # as the losses compare them with their margins
         self._total += negatives.numel()
         size = gradient.detach()[:, 1:].abs() if gradient is not None else None
         if size is not None:

@@ -15,9 +15,9 @@ def squared_distance(similarity: Tensor) -> Tensor:
 
 
 def distance(similarity: Tensor) -> Tensor:
-    """The root of :func:`squared_distance`, with gradient 0 (not infinite) where the distance is 0."""
+    """The root of :func:`squared_distance`, with gradient 0 (not infinite) where the distance is 0; NaN stays NaN."""
     squared = squared_distance(similarity)
-    apart = squared > 0
+    apart = (squared <= 0).logical_not()
     return torch.where(apart, squared, 1.0).sqrt() * apart
 
 

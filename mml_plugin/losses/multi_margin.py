@@ -79,4 +79,6 @@ class MultiMarginLoss(SampledLoss):
         traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(scores)
         if traced or scores.device.type != "cpu":
             return self.penalty(scores).mean()
-        return self.penalty(scores[scores.detach() > self.start[1].to(scores.dtype)]).sum() / scores.numel()
+        # Negated, so that a NaN is selected: training that has gone wrong must show in the loss.
+        active = (scores.detach() <= self.start[1].to(scores.dtype)).logical_not_()
+        return self.penalty(scores[active]).sum() / scores.numel()

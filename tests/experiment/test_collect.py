@@ -108,7 +108,7 @@ def test_a_resumed_run_goes_on_counting_as_it_began(home, monkeypatch):
 
 
 @given(
-    st.lists(st.integers(-10, 10).map(lambda v: v / 10), min_size=1, max_size=6, unique=True),
+    st.lists(st.integers(-10, 10).map(lambda v: v / 10) | st.floats(-1, 1), min_size=1, max_size=6, unique=True),
     st.data(),
     st.lists(st.floats(-1, 1), min_size=1, max_size=60),
 )

@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from mml_plugin.errors import UserError
-from mml_plugin.experiment.run_folder import History, RunFolder, band_column, folder_name
+from mml_plugin.experiment.run_folder import History, RunFolder, band_column, exactly, folder_name, history_thresholds
 from mml_plugin.records import EpochRecord
 
 
@@ -35,6 +35,15 @@ def test_band_columns_name_their_interval():
         "band_1(0.6,0.9]",
         "band_2(0.9,inf)",
     ]
+
+
+def test_thresholds_are_read_back_as_they_were(tmp_path):
+    """A number that lost its last digits is another threshold: nothing could be rebinned to it."""
+    thresholds = (1 / 3, 0.1 + 0.2 + 0.2, 0.6, 0.9)
+    path = tmp_path / "history.csv"
+    History(path, ["Recall(k=20)"], thresholds).add(record(1, band_counts=(5, 2, 1, 1, 1)))
+    assert history_thresholds(path) == thresholds
+    assert [exactly(t) for t in (0.6, 1, -0.0, 1e-3, 1 / 3)] == ["0.6", "1", "-0", "0.001", "0.3333333333333333"]
 
 
 def test_history_keeps_full_precision_and_band_shares(tmp_path):

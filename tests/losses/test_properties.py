@@ -157,6 +157,22 @@ def test_extreme_logits_stay_finite(name):
         assert torch.isfinite(y.grad).all()
 
 
+@pytest.mark.parametrize("column", [0, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_score_of_nan_makes_the_loss_nan(name, column):
+    y = scores()
+    y[1, column] = math.nan
+    assert example(name)(y, users=torch.zeros(5)).isnan()
+
+
+def test_nan_is_nan_in_every_form():
+    y = torch.tensor([[0.5, math.nan, 0.95]])
+    loss = example("MultiMarginLoss")
+    assert loss.penalty(y).isnan().tolist() == [[False, True, False]]
+    assert multi_margin_loss(y[:, 0], y[:, 1:], **EXAMPLES["MultiMarginLoss"]).isnan()
+    assert build_loss("GeneralizedContrastiveLoss", f="contrastive")(y).isnan()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_wrong_shapes_are_refused(name):
     for wrong in (torch.zeros(3), torch.zeros(3, 1), torch.zeros(0, 4), torch.zeros(2, 3, dtype=torch.long)):
@@ -263,6 +279,18 @@ def test_bands_by_brute_force():
     assert counter.counts == tuple(len(b) for b in bands)
     assert counter.gradients == pytest.approx([sum(b) for b in bands])
     assert BandCounter([]).counts == ()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_scores_fall_where_the_loss_gives_them_a_gradient(dtype):
+    margin = 0.6  # float16 and bfloat16 have no 0.6: the nearest score is above or below it
+    for score in (margin, math.nextafter(margin, 1), 0.7):
+        y = torch.tensor([[0.5, score]], dtype=dtype, requires_grad=True)
+        loss = build_loss("MML", margins=[margin], margin_weights=[1], neg_weight=1)(y)
+        loss.backward()
+        counter = BandCounter([margin])
+        counter.update(y)
+        assert counter.counts[1] == (y.grad[0, 1] > 0).item() == (y[0, 1].float() > margin).item()
 
 
 @pytest.mark.parametrize(
