@@ -9,6 +9,8 @@ from scipy import stats
 
 from mml_plugin.engine import philox
 
+from .fed import make_trainer
+
 # Random123's known-answer vectors for philox4x32 with 10 rounds.
 KNOWN = [
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
@@ -50,3 +52,22 @@ def test_dropout_factors():
     mask = philox.keep_mask(drawn, 0.3, torch.float64)
     assert set(mask.unique().tolist()) == {0.0, 1 / 0.7}
     assert (mask == 0).double().mean().item() == pytest.approx(0.3, abs=4 * (0.21 / mask.numel()) ** 0.5)
+
+
+def test_each_draw_of_a_batch_has_its_own_stream(golden_params):
+    """A mask that took another's words would look random enough in every other test."""
+    params = {**golden_params("SimpleX_uatt_mml"), "attention_dropout": 0.3, "net_dropout": 0.2, "seed": 5}
+    trainer = make_trainer(params, "numba")
+    rows = torch.arange(40, 90)
+    batch = trainer.batch(2, rows)
+    names = {"negatives": 1, "user dropout": 3, "attention dropout": 4}
+
+    def words(count, name):
+        return philox.words(rows, count, seed=5, stream=names[name], epoch=2)
+
+    negatives = philox.below(words(params["num_negs"], "negatives"), len(trainer.data.item_ids))
+    assert torch.equal(batch.index[:, 1:].long(), trainer.data.item_ids[negatives])
+    kept = words(trainer.tower.width, "user dropout") >= 0.2 * 2**32
+    assert torch.equal(batch.mask != 0, kept)
+    kept = words(trainer.data.history.max_len, "attention dropout") >= 0.3 * 2**32
+    assert torch.equal(batch.attention_mask != 0, kept[batch.history.row, batch.history.slot])

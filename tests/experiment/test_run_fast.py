@@ -28,6 +28,7 @@ from mml_plugin.experiment import run_fast
 from mml_plugin.experiment.config import list_experiments, load_experiment
 from mml_plugin.experiment.run import RunRequest, run
 from mml_plugin.hosts.recbox import trainer as recbox_trainer
+from mml_plugin.states import write_state
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "config"
@@ -130,6 +131,79 @@ def test_held_out_masks_validation_and_looks_at_test_once(home, monkeypatch):
     assert result["validation_metrics"] != result["metrics"]
 
 
+def watched(monkeypatch):
+    """Every trainer that runs build from now on."""
+    made = []
+
+    class Watched(Trainer):
+        def __init__(self, *args, **keys):
+            super().__init__(*args, **keys)
+            made.append(self)
+
+    monkeypatch.setattr(run_fast, "Trainer", Watched)
+    return made
+
+
+def rows_by_count(counts, ids):
+    """Whether a table's rows are numbered by falling count, as recbox numbers them."""
+    return bool((np.diff(counts[np.argsort(ids.numpy(), kind="stable")]) <= 0).all())
+
+
+def test_held_out_training_sees_nothing_of_validation(home, monkeypatch):
+    """Batches, masks, positives, vocabulary and histories are those of a data set that never had the carved items."""
+    made = watched(monkeypatch)
+    folder = go("SimpleX_tiny_mml", runs="unseen", protocol="held-out", more=("gamma=0.5",))
+    seen, whole = made[0].data, load(home / "data" / "synth")
+    held = split.held_out(whole, 0.1, 2019)
+    left = held.training
+    users = range(left.num_users)
+    kept = [left.train_items[left.train_indptr[u] : left.train_indptr[u + 1]].tolist() for u in users]
+    carved = [held.items[held.indptr[u] : held.indptr[u + 1]].tolist() for u in users]
+    assert sum(map(len, carved)) > 20
+
+    def lists(of):
+        return [of.items[of.indptr[u] : of.indptr[u + 1]].tolist() for u in users]
+
+    assert sorted(zip(seen.users.tolist(), seen.items.tolist())) == sorted((u, i) for u in users for i in kept[u])
+    assert lists(seen.train) == kept
+    assert lists(seen.positives()) == [sorted(items) for items in kept]
+    assert lists(seen.valid) == carved
+    for data, ordered in ((left, True), (whole, False)):
+        sizes = np.diff(data.train_indptr)
+        assert rows_by_count(sizes, seen.user_ids) == ordered
+        # The items share the histories' table, whose order is by count in the histories of all training rows.
+        in_histories = np.bincount(data.train_items, weights=np.repeat(sizes - 1, sizes), minlength=data.num_items)
+        assert rows_by_count(in_histories, seen.item_ids) == ordered
+    item_of = {row: item for item, row in enumerate(seen.item_ids.tolist())}
+    history = seen.history.of_users(torch.arange(left.num_users))
+    for user in users:
+        read = [item_of[row] for row in history.ids[history.row == user].tolist()]
+        assert read == kept[user][-seen.history.max_len :]
+
+    vectors = load_file(folder.embeddings)
+    scores = vectors["users"] @ vectors["items"].T
+    scores[left.train_users, left.train_items] = -np.inf
+    top = np.argsort(-scores, axis=1, kind="stable")[:, :20]
+    recalls = [len(set(items) & set(top[u].tolist())) / len(items) for u, items in enumerate(carved) if items]
+    assert np.mean(recalls) == pytest.approx(folder.read_result()["validation_metrics"]["Recall(k=20)"], abs=1e-9)
+
+
+def test_popularity_alpha_reaches_the_draws(monkeypatch):
+    made = watched(monkeypatch)
+    for alpha in (0.0, 1.0):
+        go("MF_tiny_ccl", runs=f"popular{alpha:g}", more=(f"popularity_alpha={alpha}", "num_negs=200"), max_batches=1)
+    counts = np.bincount(made[0].data.items.numpy(), minlength=len(made[0].data.item_ids))
+    # E[count of a drawn item] is the mean of the counts, or their second moment over their sum.
+    wanted = (counts.mean(), (counts.astype(float) ** 2).sum() / counts.sum())
+    item_of = np.empty(counts.size + 1, np.int64)
+    item_of[made[0].data.item_ids.numpy()] = np.arange(counts.size)
+    for trainer, expected in zip(made, wanted):
+        drawn = item_of[trainer.batch(0, torch.arange(64)).index[:, 1:].numpy()]
+        spread = counts[drawn].std() / np.sqrt(drawn.size)
+        assert abs(counts[drawn].mean() - expected) < 6 * spread
+    assert wanted[1] > 1.2 * wanted[0]
+
+
 CASES = {
     "plateau": ("MF_tiny_mml", ("epochs=6", "reduce_lr_on_plateau=True", "learning_rate=0.3", "patience=50")),
     "attention": ("SimpleX_gowalla_mml", ("epochs=4", "attention_dropout=0.2", "learning_rate=0.01")),
@@ -179,6 +253,14 @@ def test_resume_refuses_other_conditions():
             go(runs="refused")
     with pytest.raises(UserError, match="was written with backend numba and this process has torch"):
         go(runs="refused", resume=True, backend="torch")
+    path = next(Path("refused").glob("*/*/checkpoint.pt"))
+    state = torch.load(path, weights_only=True)
+    for key, other, how in (("threads", 64, "set OMP_NUM_THREADS=64"), ("device", "cuda:0", "use device cuda:0")):
+        write_state(path, {**state, key: other})
+        with pytest.raises(UserError, match=f"was written with {key} {other} and this process has .*{how}"):
+            go(runs="refused", resume=True)
+    write_state(path, state)
+    assert go(runs="refused", resume=True).finished
 
 
 def test_early_stopping_equals_the_same_run_cut_short():
