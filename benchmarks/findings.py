@@ -616,7 +616,7 @@ def findings(pool: Pool) -> str:
         "are given 25 tuning cells per number of negatives, of which the best after 15 epochs get whole runs.",
         ablation(pool),
         "## CCL, BSL and MML under the held-out protocol",
-        "Selected on validation; test read once.",
+        "Selected on validation; test ranked once.",
         held_out(pool),
         "## Public anchors",
         "**Other settings than the paper's** (800 to 2000 negatives, other schedules), so not comparable with the "

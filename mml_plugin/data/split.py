@@ -84,6 +84,6 @@ def write_held_out(split: HeldOut, folder: Path) -> None:
 
 
 def write_final_test(split: HeldOut, folder: Path) -> None:
-    """Write ``test.csv`` with histories of the training part: the one step that reads test, taken at the end."""
+    """Write ``test.csv`` with histories of the training part: the one step that ranks test, taken at the end."""
     data = split.training
     convert.write_evaluation(data, data.test_indptr, data.test_items, Path(folder) / "test.csv")

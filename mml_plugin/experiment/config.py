@@ -247,7 +247,9 @@ def _loss_params(given: Mapping[str, Any], where: Mapping[str, str]) -> dict[str
         at = next((where[key] for key in own if key in str(error).replace("[", " ").split()), first)
         raise UserError(f"{at}: {error}") from None
     names = get_spec(given["loss"]).keys(given["loss"])
-    unused = sorted(set(given) & ((all_loss_keys() - keys - set(Keys.model_fields)) | (UNUSED - {"debug_mode"})))
+    # reczoo's own blocks have debug_mode: False, which asks for nothing.
+    ignored = UNUSED if given.get("debug_mode") else UNUSED - {"debug_mode"}
+    unused = sorted(set(given) & ((all_loss_keys() - keys - set(Keys.model_fields)) | ignored))
     if unused:
         logging.warning("Keys that %s and this run do not read: %s", given["loss"], ", ".join(unused))
     others = {key: given[key] for key in given if key in all_loss_keys() and key not in keys}

@@ -8,13 +8,13 @@ from mml_plugin.errors import UserError
 
 PROTOCOLS = {
     "paper": "best epoch on the test split, as the paper and SimpleX select",
-    "held-out": "best epoch on a validation split carved from train; the test split is read once, at the end",
+    "held-out": "best epoch on a validation split carved from train; the test split is ranked once, at the end",
 }
 SAYS = {
     "paper": "Selected on test (protocol paper): the reported epoch is the best one on the test split itself, as the "
     "paper and SimpleX choose it. That flatters every loss a little and is kept only to compare with the paper.",
     "held-out": "Selected on validation (protocol held-out): the reported epoch is the best one on a validation split "
-    "carved from each user's training items (users with few give none); the test split was read once, at the end of "
+    "carved from each user's training items (users with few give none); the test split was ranked once, at the end of "
     "each run.",
 }
 

@@ -1,4 +1,4 @@
-"""BSL in its authors' setting against autograd and torch's Adam: the batch's own L2 term, no clipping, either dropout."""
+"""BSL in its authors' setting against autograd and torch's Adam: the batch's own L2 term, no clipping, dropout."""
 
 from __future__ import annotations
 
