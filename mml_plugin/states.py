@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -61,6 +63,16 @@ def read_state(path: Path, device: torch.device, version: int) -> dict[str, Any]
     if not isinstance(state, dict) or state.get("version") != version:
         raise UserError(f"checkpoint {path} is not one of this version; begin anew with --overwrite")
     return state
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """What a state of the right version lacks, or has in another shape or type, is one sentence."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.120}"
+        raise UserError(f"checkpoint {path} is damaged ({what}); begin anew with --overwrite") from None
 
 
 def check_same(path: Path, state: dict[str, Any], **now: Any) -> None:

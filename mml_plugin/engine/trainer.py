@@ -29,7 +29,7 @@ from mml_plugin.engine.user_tower import RaggedHistories, UserTower
 from mml_plugin.errors import UserError
 from mml_plugin.memory import PeakMemory
 from mml_plugin.records import EpochRecord
-from mml_plugin.states import check_same, check_same_data, read_state, write_state
+from mml_plugin.states import check_same, check_same_data, damage_named, read_state, write_state
 
 STATE_VERSION = 2
 USER_BLOCK = 4096
@@ -515,11 +515,12 @@ class Trainer:
         state = read_state(self.state_path, self.device, STATE_VERSION)
         check_same_data(self.state_path, state, self.data_id)
         check_same(self.state_path, state, **self._conditions())
-        self.epoch, self.stopped, self.best = state["epoch"], state["stopped"], state["best"]
-        self.kept_epoch = state["kept_epoch"]
-        self.schedule.best, self.schedule.best_epoch, self.schedule.stops = state["schedule"]
-        self.optimiser.load_state_dict(state["optimiser"])
-        self._load(state["model"])
+        with damage_named(self.state_path):
+            self.epoch, self.stopped, self.best = state["epoch"], state["stopped"], state["best"]
+            self.kept_epoch = state["kept_epoch"]
+            self.schedule.best, self.schedule.best_epoch, self.schedule.stops = state["schedule"]
+            self.optimiser.load_state_dict(state["optimiser"])
+            self._load(state["model"])
         logging.info("Resumed after epoch %d from %s", self.epoch, self.state_path)
         return self.epoch
 

@@ -16,7 +16,7 @@ from mml_plugin.engine.metrics import METRICS
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.experiment.identity import canonical_hash
 from mml_plugin.experiment.schema import NOT_IDENTITY, NOT_READ_BY, UNUSED, Keys, known_keys
-from mml_plugin.experiment.yaml_blocks import Value, read_blocks
+from mml_plugin.experiment.yaml_blocks import Value, read_blocks, read_value
 from mml_plugin.hosts.recbox import allowed
 from mml_plugin.registry import all_loss_keys, get_spec, is_known, loss_keys, params_from_config
 
@@ -139,9 +139,9 @@ def _parse_override(text: str) -> tuple[str, Value]:
     if not equals or not key.strip():
         raise UserError(f"--set {text!r}: write key=value")
     try:
-        return key.strip(), Value(yaml.safe_load(value), f"--set {text}")
-    except (yaml.YAMLError, ValueError):  # a ValueError is a date that the calendar lacks, or a number that is none
-        raise UserError(f"--set {text!r}: the value is not valid YAML") from None
+        return key.strip(), Value(read_value(value), f"--set {text}")
+    except UserError as error:
+        raise UserError(f"--set {text!r}: the value is {error}") from None
 
 
 def _dataset_block(config_dir: Path, dataset_id: Value) -> dict[str, Value]:

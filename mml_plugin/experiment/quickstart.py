@@ -70,5 +70,5 @@ def _row(name: str, folder: RunFolder) -> list[str]:
         name,
         *(f"{result['metrics'][metric]:.4f}" for metric in METRICS),
         f"{seconds:.1f}",
-        f"{100 * sum(shares) / len(shares):.2f} %",
+        f"{100 * sum(shares) / len(shares):.2f} %" if shares else "–",
     ]

@@ -187,6 +187,8 @@ def check_overrides(keys: Iterable[str], where: str = "") -> None:
 
 def run_folder_of(experiment: Experiment, request: RunRequest) -> RunFolder:
     """Where the run of a request is, or would be."""
+    if Path(request.expid).name != request.expid:
+        raise UserError(f"experiment {request.expid!r} cannot be run: its name is a folder's, so without / and not ..")
     seed = request.seed if request.seed is not None else int(experiment.params["seed"])
     name = folder_name(request.engine, request.protocol, seed, _override_hash(experiment, request))
     return RunFolder(Path(request.runs_dir) / request.expid / name)
@@ -321,17 +323,21 @@ def _write_result(context: Context, trained: outputs.Trained) -> None:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **environment(),
     }
+    folder.write_result(result)
     if request.summary:
         _append_summary(context, trained)
-    folder.write_result(result)
     logging.info("Best epoch %d of %d; results are in %s", trained.best_epoch, trained.epochs, folder.path.resolve())
 
 
 def _append_summary(context: Context, trained: outputs.Trained) -> None:
     """Append reczoo's summary line to ``<config>.csv`` in the working directory, as its script does."""
     path = Path(f"{Path(context.request.config_dir).resolve().name}.csv")
-    with writing(path), open(path, "a", encoding="utf-8") as stream:
-        stream.write(outputs.summary_line(context, trained, command_line()))
+    try:
+        # A folder's name need not be UTF-8, and the command may hold it.
+        with writing(path), open(path, "a", encoding="utf-8", errors="surrogateescape") as stream:
+            stream.write(outputs.summary_line(context, trained, command_line()))
+    except UserError as error:  # the run itself is complete: a line beside it is not worth its result
+        logging.warning("No summary line: %s", error)
 
 
 def _say_how_to_resume(folder: RunFolder) -> None:

@@ -8,8 +8,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,22 @@ def history_thresholds(path: Path) -> tuple[float, ...] | None:
     """The thresholds that a ``history.csv`` counts negatives on, as its header says; None where there is no file."""
     if not path.is_file():
         return None
-    with open(path, newline="", encoding="utf-8") as stream:
+    with _reading(path), open(path, newline="", encoding="utf-8") as stream:
         header = next(csv.reader(stream), [])
-    lows = [re.fullmatch(r"band_[1-9]\d*\((.+),.+", name) for name in header]
-    return tuple(float(match[1]) for match in lows if match)
+        lows = [re.fullmatch(r"band_[1-9]\d*\((.+),.+", name) for name in header]
+        return tuple(float(match[1]) for match in lows if match)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """A history that cannot be read is one sentence; without its file a run resumes all the same."""
+    try:
+        yield
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): delete it, and the history of a resumed run begins with its next epoch; or "
+            "begin anew with --overwrite"
+        ) from None
 
 
 def _check_keys(content: Mapping[str, Any], needed: Mapping[str, type | tuple[type, ...]]) -> None:
@@ -102,7 +114,7 @@ class RunFolder:
         """How many epochs ``history.csv`` has; 0 where there is no file."""
         if not self.history.is_file():
             return 0
-        return max(0, len(self.history.read_text(encoding="utf-8").splitlines()) - 1)
+        return max(0, len(self.history.read_bytes().splitlines()) - 1)
 
     @property
     def result(self) -> Path:
@@ -311,6 +323,15 @@ class RunFolder:
         return lock
 
 
+def _number_in(row: Mapping[str, str], name: str, line: int) -> None:
+    try:
+        (int if name == "epoch" else float)(row[name])
+    except KeyError:
+        raise ValueError(f"it has no column {name!r}") from None
+    except ValueError:
+        raise ValueError(f"line {line}: {name} is {row[name]!r}, not a number") from None
+
+
 class History:
     """``history.csv``: rewritten whole after each epoch, so that it is always complete."""
 
@@ -339,16 +360,29 @@ class History:
 
         What was trained and has no row is warned of.
         """
-        rows = []
-        if self.path.is_file():
-            with open(self.path, newline="", encoding="utf-8") as stream:
-                rows = [row for row in csv.DictReader(stream) if (row.get("epoch") or "").isdigit()]
+        rows = self._read() if self.path.is_file() else []
         self.rows = [row for row in rows if int(row["epoch"]) <= epochs]
         if epochs and not self.rows:
             logging.warning(
                 "%s has none of the %d epochs that are trained already: curves, seconds and early stopping begin "
                 "with epoch %d", self.path, epochs, epochs + 1,
             )  # fmt: skip
+
+    def _read(self) -> list[dict[str, Any]]:
+        with _reading(self.path), open(self.path, newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            rows = list(reader)
+            if not rows:
+                return []
+            unknown = sorted(set(reader.fieldnames or ()) - set(self.columns))
+            if unknown:
+                raise ValueError(f"it has a column {unknown[0]!r}, which this run does not write")
+            for line, row in enumerate(rows, start=2):
+                if None in row or None in row.values():
+                    raise ValueError(f"line {line} has another number of cells than the header")
+                for name in FIXED_COLUMNS:
+                    _number_in(row, name, line)
+            return rows
 
     def add(self, record: EpochRecord) -> None:
         """Append one epoch and write the file."""

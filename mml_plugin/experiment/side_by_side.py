@@ -12,6 +12,7 @@ from mml_plugin.experiment.suite import Cell, Suite
 from mml_plugin.report.build import Spec, build
 from mml_plugin.report.comparison import groups_of
 from mml_plugin.report.document import Table
+from mml_plugin.report.protocols import PROTOCOLS, only_protocol
 from mml_plugin.report.rows import Rows
 from mml_plugin.report.table import markdown_table
 
@@ -88,7 +89,9 @@ def write_report(cells: Sequence[Cell], out: Path, spec: Spec) -> str:
     document.write(out)
     tables = [block for block in document.blocks if isinstance(block, Table) and block.header[0] == "run"]
     shown = [markdown_table(table.header, table.rows, table.left) for table in tables if "seeds" in table.header]
-    return "\n\n".join([*shown, f"Report: {(out / 'report.html').resolve()} (also .md and .csv)"])
+    found = only_protocol(rows.cells)
+    words = f"Protocol {found}: {PROTOCOLS[found]}"
+    return "\n\n".join([words, *shown, f"Report: {(out / 'report.html').resolve()} (also .md and .csv)"])
 
 
 def only(rows: Rows, cells: Sequence[Cell]) -> Rows:

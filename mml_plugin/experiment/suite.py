@@ -16,6 +16,7 @@ from mml_plugin.errors import UserError, nearest
 from mml_plugin.experiment.config import Experiment, list_experiments, load_experiment
 from mml_plugin.experiment.run import DATA_KEYS, ENGINES, RunRequest, check_overrides, run_folder_of
 from mml_plugin.experiment.run_folder import RunFolder
+from mml_plugin.experiment.yaml_blocks import read_document
 from mml_plugin.registry import margins_of
 from mml_plugin.report.protocols import PROTOCOLS
 
@@ -180,10 +181,7 @@ def read_suite(path: Path) -> Suite:
     if not path.is_file():
         known = [other.stem for other in path.parent.glob("*.yaml")] or ["none"]
         raise UserError(f"there is no suite {path.stem!r} in {path.parent}; {nearest(path.stem, known)}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+    content = read_document(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: must be a mapping with title, experiments, ...")
     return make_suite(content, str(path))

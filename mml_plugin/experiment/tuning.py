@@ -38,7 +38,7 @@ from mml_plugin.experiment.identity import canonical_hash
 from mml_plugin.experiment.run import DATA_KEYS, ENGINES, PROTOCOLS, RunRequest, check_choice
 from mml_plugin.experiment.run_folder import RunFolder, folder_name
 from mml_plugin.experiment.schema import known_keys
-from mml_plugin.experiment.yaml_blocks import read_blocks
+from mml_plugin.experiment.yaml_blocks import read_blocks, read_document
 from mml_plugin.files import atomic_write, make_folder
 
 MML_TRAIN = (sys.executable, "-m", "mml_plugin", "train")
@@ -187,10 +187,7 @@ def read_space(tuner_file: Path) -> dict[str, list[Any]]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+    content = read_document(Path(path))
     if not isinstance(content, dict):
         raise UserError(f"{path}: must be a mapping with {', '.join(TUNER_KEYS)}")
     return content
@@ -350,6 +347,7 @@ def write_table(
     found = []
     for cell in cells:
         row: dict[str, Any] = {"expid": cell.expid, **cell.choice, "state": states.get(cell, DONE)}
+        row["protocol"] = protocol
         metrics: dict[str, float] = {}
         if cell not in states and cell.result.is_file():
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,83 @@ class Value:
     where: str
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which also refuses a key that stands twice: it would keep the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            if name is not None and key.tag != "tag:yaml.org,2002:merge":
+                seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def read_value(text: str) -> Any:
+    """One value, as the safe loader reads it.
+
+    Raises:
+        UserError: saying what is no YAML in it.
+    """
+    with _reading(text, None) as loader:
+        return loader.get_single_data()
+
+
+def read_document(path: Path) -> Any:
+    """All of a file.
+
+    Raises:
+        UserError: for a file that cannot be read or is not YAML, with the line.
+    """
+    with _reading(_text(path), path) as loader:
+        return loader.get_single_data()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+
+
+@contextmanager
+def _reading(text: str, path: Path | None) -> Iterator[_Loader]:
+    """A loader of the text; whatever is wrong with that is one sentence, which begins with the file and the line."""
+
+    def wrong(what: object, line: int | None = None) -> UserError:
+        place = "" if path is None else f"{path}: " if line is None else f"{path}, line {line}: "
+        return UserError(f"{place}not valid YAML: {what}")
+
+    loader = None
+    try:
+        loader = _Loader(text)
+        yield loader
+    except UserError:
+        raise
+    except yaml.reader.ReaderError as error:
+        character = f"it holds the character U+{error.character:04X}"
+        raise wrong(character, text.count("\n", 0, error.position) + 1) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise wrong(getattr(error, "problem", None) or error, mark.line + 1 if mark else None) from None
+    except ValueError as error:  # a date that the calendar lacks, or a number that is none
+        raise wrong(error) from None
+    except RecursionError:
+        raise wrong("it is nested too deeply") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
 def read_blocks(path: Path) -> dict[str, dict[str, Value]]:
     """The top-level blocks of a file: name -> key -> value.
 
     Raises:
         UserError: for a file that is not YAML, a block that is not a mapping, and a key or block that stands twice.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    loader = yaml.SafeLoader(text)
-    try:
+    with _reading(_text(path), path) as loader:
         root = loader.get_single_node()
         if root is None:
             return {}
@@ -45,22 +111,16 @@ def read_blocks(path: Path) -> dict[str, dict[str, Value]]:
             pairs = _pairs(loader, node, path, f"block {name!r}")
             blocks[name] = {k: Value(_constructed(loader, v, path, at), f"{path}, line {at}") for k, v, at in pairs}
         return blocks
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    finally:
-        loader.dispose()
 
 
-def _constructed(loader: yaml.SafeLoader, node: yaml.Node, path: Path, line: int) -> Any:
+def _constructed(loader: _Loader, node: yaml.Node, path: Path, line: int) -> Any:
     try:
         return loader.construct_object(node, deep=True)
     except ValueError as error:  # a date that the calendar lacks, or a number that is none
         raise UserError(f"{path}, line {line}: not valid YAML: {error}") from None
 
 
-def _pairs(loader: yaml.SafeLoader, node: yaml.Node, path: Path, what: str) -> Iterator[tuple[str, yaml.Node, int]]:
+def _pairs(loader: _Loader, node: yaml.Node, path: Path, what: str) -> Iterator[tuple[str, yaml.Node, int]]:
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path}, line {node.start_mark.line + 1}: {what} must be a mapping of keys to values")
     written = [k.value for k, _ in node.value if k.tag != "tag:yaml.org,2002:merge"]
@@ -68,7 +128,8 @@ def _pairs(loader: yaml.SafeLoader, node: yaml.Node, path: Path, what: str) -> I
     seen: dict[str, int] = {}
     merged = len(node.value) - len(written)
     for position, (key, value) in enumerate(node.value):
-        name, line = str(loader.construct_object(key)), key.start_mark.line + 1
+        line = key.start_mark.line + 1
+        name = str(_constructed(loader, key, path, line))
         if name in seen and position >= merged + written.index(key.value) + 1:
             raise UserError(f"{path}, line {line}: {name!r} stands twice in {what} (also in line {seen[name]})")
         seen[name] = line

@@ -93,6 +93,8 @@ def build(spec: Spec, rows: Rows) -> Document:
         _tuning(document, rows)
         _curves(document, groups, epochs)
         _bands(document, groups, epochs)
+    # Beside its report a file of numbers may travel alone.
+    document.numbers = [{"protocol": only_protocol(current), **number} for number in document.numbers]
     _cost(document, groups)
     _origin(document, done)
     return document

@@ -60,6 +60,9 @@ def test_two_experiments(home, capsys):
     assert compare(words) == 0
     said = capsys.readouterr().out
     assert "| MF_tiny_mml |     3 |" in said
+    assert "Protocol paper: best epoch on the test split" in said
+    lines = (home / "out" / "report.csv").read_text().splitlines()
+    assert {line.partition(",")[0] for line in lines} == {"protocol", "paper"}
     text = (home / "out" / "report.md").read_text()
     assert "Selected on test (protocol paper)" in text
     assert "MF_tiny_mml to MF_tiny_ccl" in text

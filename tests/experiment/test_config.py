@@ -178,6 +178,8 @@ BAD = [
     ("SimpleX_yelp_mml", ("user_id_field=user_history",), "an active categorical column with source user"),
     ("SimpleX_yelp_mml", ("user_history_field=item_id",), "an active sequence column with source user"),
     ("MF_yelp_mml", ("learning_rate=2001-99-99",), "is not valid YAML"),
+    ("MF_yelp_mml", ("margin_spec={0.5: 1, 0.5: 2}",), "is not valid YAML: '0.5' stands twice"),
+    ("MF_yelp_mml", (f"margins={'[' * 3000}",), "is not valid YAML: it is nested too deeply"),
 ]
 
 
@@ -219,6 +221,8 @@ EXPERIMENT = (CONFIG / "model_config" / "MF.yaml").read_text().split("\nMF_yelp_
         ("MF_yelp_bpr: {}\n", "'MF_yelp_bpr' stands twice in the file"),
         ("x: 3\n", "block 'x' must be a mapping"),
         ("    model_id: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+        ("    model_id: a\ab\n", r"line \d+: not valid YAML: it holds the character U\+0007"),
+        ("    2024-02-30: 1\n", r"line \d+: not valid YAML: day is out of range for month"),
         ("    model_id: 2001-99-99\n", r"line \d+: not valid YAML: month must be in 1..12"),
     ],
 )
@@ -255,6 +259,9 @@ def test_keys_of_another_loss_are_one_warning(caplog):
     load_experiment(CONFIG, "MF_yelp_mml", ("margin=0.5", "version=x"))
     warned = [r for r in caplog.records if r.levelname == "WARNING"]
     assert [r.getMessage() for r in warned] == ["Keys that MultiMarginLoss and this run do not read: margin, version"]
+    caplog.clear()
+    load_experiment(CONFIG, "MF_yelp_mml", ["debug_mode=true"])
+    assert "do not read: debug_mode" in caplog.text
 
 
 def test_identity_ignores_paths_and_seed_and_sees_everything_else():

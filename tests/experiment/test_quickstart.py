@@ -30,6 +30,11 @@ def test_quickstart_ends_with_a_table_a_picture_and_folders(tmp_path, monkeypatc
     before = Path("runs/MF_tiny_ccl/recbox-paper-s2019/result.json").stat().st_mtime_ns
     assert main(["quickstart"]) == 0
     assert Path("runs/MF_tiny_ccl/recbox-paper-s2019/result.json").stat().st_mtime_ns == before
+    history = Path("runs/MF_tiny_ccl/recbox-paper-s2019/history.csv")
+    history.write_text(history.read_text().replace("band_0(", "uncounted_0("))  # as after mml train --thresholds ''
+    capsys.readouterr()
+    assert main(["quickstart"]) == 0
+    assert next(line for line in capsys.readouterr().out.splitlines() if "CCL" in line).split("|")[-2].strip() == "–"
     Path("runs/MF_tiny_ccl/recbox-paper-s2019/result.json").write_text("{}")
     capsys.readouterr()
     assert main(["quickstart"]) == 2

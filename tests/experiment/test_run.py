@@ -221,6 +221,7 @@ def test_a_finished_run_is_not_overwritten_unasked(capsys):
         (["--seed", "7", "--resume"], "holds nothing to resume"),
         (["--runs", "data/synth/train.txt/x"], "cannot write"),
         (["--config", "nowhere"], "--config nowhere holds neither"),
+        (["--engine", "fast", "--set", "embedding_dim=1000000000000"], "error: not enough memory: "),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_2(words, says, capsys):
@@ -229,6 +230,24 @@ def test_mistakes_are_one_sentence_and_exit_2(words, says, capsys):
     assert says in error
     assert "Traceback" not in error
     assert not Path("none").exists()
+
+
+def test_an_experiment_stays_in_the_folder_of_runs(tmp_path, capsys):
+    shutil.copytree(CONFIG, tmp_path / "config")
+    file = tmp_path / "config" / "model_config" / "MF.yaml"
+    file.write_text(file.read_text().replace("MF_tiny_ccl:", "../../outside:"))
+    assert command("--config", str(tmp_path / "config"), "--expid", "../../outside") == 2
+    assert "experiment '../../outside' cannot be run: its name is a folder's" in capsys.readouterr().err
+    assert not Path("../outside").exists()
+
+
+def test_a_summary_that_cannot_be_written_costs_no_result(tmp_path, caplog, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    synthetic.generate(Path("data/synth"), users=40, items=60)
+    Path("config.csv").mkdir()
+    folder = go("MF_tiny_ccl", more=("epochs=1",), engine="fast", max_batches=2)
+    assert folder.finished
+    assert "No summary line: cannot write config.csv: it is a folder" in folder.log.read_text()
 
 
 def test_what_can_be_resumed_instead_is_named(tmp_path, capsys):

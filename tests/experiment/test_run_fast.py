@@ -259,6 +259,14 @@ def test_resume_refuses_other_conditions():
         write_state(path, {**state, key: other})
         with pytest.raises(UserError, match=f"was written with {key} {other} and this process has .*{how}"):
             go(runs="refused", resume=True)
+    for broken in ({k: v for k, v in state.items() if k != "schedule"}, {**state, "model": {"none": torch.zeros(1)}}):
+        write_state(path, broken)
+        with pytest.raises(UserError, match=r"checkpoint .* is damaged \(KeyError: .*begin anew with --overwrite"):
+            go(runs="refused", resume=True)
+    moments = {name: {"first": torch.zeros(3, 3), "second": torch.zeros(3, 3)} for name in state["model"]}
+    write_state(path, {**state, "optimiser": {**state["optimiser"], "moments": moments}})
+    with pytest.raises(UserError, match=r"is damaged \(RuntimeError: The size of tensor"):
+        go(runs="refused", resume=True)
     write_state(path, state)
     assert go(runs="refused", resume=True).finished
 

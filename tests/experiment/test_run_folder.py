@@ -88,6 +88,36 @@ def test_a_resumed_run_without_its_history_says_so(tmp_path, caplog, left):
     assert "begin with epoch 4" in caplog.text
 
 
+WHOLE = "epoch,train_loss,Recall(k=20),learning_rate,train_seconds,eval_seconds,peak_memory_bytes\n1,.5,.1,1,2,3,4\n"
+
+
+@pytest.mark.parametrize(
+    ("left", "says"),
+    [
+        (WHOLE + "2,.5,.1,1,2,3,4,9\n", "line 3 has another number of cells than the header"),
+        (WHOLE + "2,.5\n", "line 3 has another number of cells than the header"),
+        ("epoch\n1\n", "it has no column 'train_loss'"),
+        (WHOLE.replace(",2,", ",two,"), "line 2: train_seconds is 'two', not a number"),
+        (WHOLE.replace("Recall(k=20)", "Recall(k=21)"), "it has a column 'Recall"),
+        (WHOLE.encode() + b"\xff\xfe\n", "'utf-8' codec can't decode byte"),
+    ],
+)
+def test_a_damaged_history_is_named_before_anything_is_trained(tmp_path, left, says):
+    path = tmp_path / "history.csv"
+    path.write_bytes(left if isinstance(left, bytes) else left.encode())
+    with pytest.raises(UserError, match=rf"history.csv is damaged \({says}.*delete it"):
+        History(path, ["Recall(k=20)"]).load(1)
+    path.write_text(WHOLE)
+    History(path, ["Recall(k=20)"]).load(1)
+
+
+def test_thresholds_that_are_none_are_damage(tmp_path):
+    path = tmp_path / "history.csv"
+    path.write_text('epoch,"band_0(-inf,zz]","band_1(zz,inf)"\n')
+    with pytest.raises(UserError, match=r"history.csv is damaged .*'zz'"):
+        history_thresholds(path)
+
+
 def test_a_second_process_is_refused(tmp_path):
     folder = RunFolder(tmp_path / "runs" / "x")
     with folder.lock(), pytest.raises(UserError, match="another process is running"):

@@ -272,6 +272,6 @@ def test_a_damaged_result_is_a_row_of_the_table(tmp_path):
         cell.result.write_text(text)
     params = {"monitor": "Recall(k=20)", "monitor_mode": "max"}
     lines = tuning.write_table(cells, {}, tmp_path / "cells.csv", params, "paper").read_text().splitlines()
-    assert lines[0] == "expid,lr,state,Recall(k=20)"
-    assert lines[1] == "x_1,1,done,0.5"
-    assert sorted(lines[2:]) == ["x_0,0,damaged,", "x_2,2,damaged,"]
+    assert lines[0] == "expid,lr,state,protocol,Recall(k=20)"
+    assert lines[1] == "x_1,1,done,paper,0.5"
+    assert sorted(lines[2:]) == ["x_0,0,damaged,paper,", "x_2,2,damaged,paper,"]
