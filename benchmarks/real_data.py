@@ -85,7 +85,16 @@ def fill_table() -> None:
     from mml_plugin.report.table import markdown_table
 
     rows = list(csv.DictReader(ROWS.read_text(encoding="utf-8").splitlines()))
-    header = ["experiment", "epochs", "training", "sampling in it", "evaluation", "peak memory", "Recall@20", "NDCG@20"]
+    header = [
+        "experiment",
+        "epochs",
+        "training",
+        "sampling in it",
+        "evaluation",
+        "peak memory",
+        "Recall@20 (selected on test)",
+        "NDCG@20 (selected on test)",
+    ]
     cells = [
         [
             r["experiment"],

@@ -61,8 +61,8 @@ def test_two_experiments(home, capsys):
     said = capsys.readouterr().out
     assert "| MF_tiny_mml |     3 |" in said
     assert "Protocol paper: best epoch on the test split" in said
-    lines = (home / "out" / "report.csv").read_text().splitlines()
-    assert {line.partition(",")[0] for line in lines} == {"protocol", "paper"}
+    with open(home / "out" / "report.csv", newline="") as stream:
+        assert {line["protocol"] for line in csv.DictReader(stream)} == {"paper"}
     text = (home / "out" / "report.md").read_text()
     assert "Selected on test (protocol paper)" in text
     assert "MF_tiny_mml to MF_tiny_ccl" in text
