@@ -17,7 +17,7 @@ from mml_plugin.hosts.recbox.training import prepare_training
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "golden"
 NAMES = sorted(json.loads((GOLDEN / "pipeline.json").read_text()))
 HITS = 1 / 120  # one hit of one of the 120 users
-CLOSE = 2e-5
+CLOSE, CLOSE_ELSEWHERE = 1e-5, 2e-5  # where a machine rounds as the golden one, and where it does not
 
 
 def own_loss(config):
@@ -67,6 +67,7 @@ def test_pipeline_equals_the_original(name, golden_masks, trained, golden_pipeli
     golden = golden_pipeline[name]
     model, initial, records, _, train_gen, valid_gen = trained(name)
     exact = own_loss(golden["config"]) and golden_rounding and name != SUMS_BY_WIDTH
+    close = CLOSE if golden_rounding else CLOSE_ELSEWHERE
 
     assert set(initial) == set(golden["initial_state"])
     for key, (shape, total, absolute) in golden["initial_state"].items():
@@ -77,7 +78,7 @@ def test_pipeline_equals_the_original(name, golden_masks, trained, golden_pipeli
     assert len(records) == len(golden["epoch_metrics"])
     for epoch, (record, loss, wanted) in enumerate(zip(records, golden["epoch_loss"], golden["epoch_metrics"])):
         drifts = name == DRIFTING and not golden_rounding and epoch >= CLOSE_EPOCHS
-        assert record.train_loss == pytest.approx(loss, rel=0 if exact else DRIFT if drifts else CLOSE, abs=0)
+        assert record.train_loss == pytest.approx(loss, rel=0 if exact else DRIFT if drifts else close, abs=0)
         assert record.metrics == pytest.approx(wanted, rel=0, abs=0 if exact else DRIFT_HITS if drifts else HITS)
     final = means(per_user_metrics(model, train_gen, valid_gen))
     spread = 1e-12 if exact else DRIFT_HITS if name == DRIFTING and not golden_rounding else HITS
