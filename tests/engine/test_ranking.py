@@ -107,6 +107,32 @@ def test_metrics_equal_recboxs(at_once, monkeypatch):
         assert found[label] == pytest.approx(np.array(wanted, float), abs=1e-12), label
 
 
+def test_recboxs_metrics_differ_only_where_its_500_candidates_run_out():
+    """recbox looks at the 500 best items, masked ones among them, and fills up with those when fewer than k are left."""
+    shims.import_recbox()
+    from recbox.core import metrics as theirs
+
+    rng = np.random.default_rng(2)
+    users, items = rng.standard_normal((30, 8)), rng.standard_normal((700, 8))
+    order = np.argsort(-(users @ items.T), axis=1)
+    # Users 0 to 4 have trained on so many of their best items that 3, 7, ... 19 of the 500 are left.
+    train = [order[u, : 497 - 4 * u].tolist() if u < 5 else order[u, 1:40].tolist() for u in range(30)]
+    wanted = [order[u, [498, 502, 510]].tolist() if u < 5 else order[u, [0, 45, 300]].tolist() for u in range(30)]
+    index = theirs.FaissIndex(items, dim=8)
+    kinds = list(allowed.METRICS)
+    functions = [getattr(theirs, kind)(k=10) for kind in kinds]
+    recboxs = theirs.evaluate_block(users, index, list(range(30)), train, wanted, functions, 10)
+    top = top_items(
+        torch.tensor(users), torch.tensor(items), 10, backends.select("numba", CPU), None, (item_lists(train),)
+    )  # fmt: skip
+    names = {kind: (kind, 10) for kind in kinds}
+    found = per_user_metrics(top, torch.arange(30), item_lists(wanted), 700, names)
+    ours = np.stack([found[kind] for kind in kinds], axis=1)
+    differ = np.flatnonzero(np.abs(ours - np.array(recboxs, float)).max(axis=1) > 1e-12)
+    assert differ.tolist() == [0, 1]
+    assert all(500 - len(train[u]) < 10 for u in differ)
+
+
 def test_the_standard_mrr_and_map():
     hits = np.array([[0, 1, 1], [0, 0, 0], [1, 0, 1]], bool)
     relevant = np.array([2, 3, 1])
