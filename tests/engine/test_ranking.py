@@ -108,7 +108,7 @@ def test_metrics_equal_recboxs(at_once, monkeypatch):
 
 
 def test_recboxs_metrics_differ_only_where_its_500_candidates_run_out():
-    """recbox looks at the 500 best items, masked ones among them, and fills up with those when fewer than k are left."""
+    """recbox looks at the 500 best items, masked ones among them, and fills up with those where too few are left."""
     shims.import_recbox()
     from recbox.core import metrics as theirs
 

@@ -132,6 +132,9 @@ def test_parameters_are_the_papers(expid):
         assert (p["temperature"], p["temperature2"], p["mode"]) == (*((0.11, 1.10) if yelp else (0.08, 1.22)), "multi")
     if loss == "hinge":
         assert p["margin"] == 0.9
+    theirs = {"regularizer_scope": "batch", "dropout_position": "before_normalize", "initializer": "xavier_uniform",
+              "max_gradient_norm": float("inf")}  # fmt: skip
+    assert {key: p[key] for key in theirs if p.get(key) is not None} == (theirs if native else {})
 
 
 BAD = [
