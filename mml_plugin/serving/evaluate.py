@@ -141,7 +141,9 @@ def _ids_of_rows(path: Path, users: np.ndarray, items: np.ndarray) -> Pairs:
         data = load_text(path.parent)
     except UserError as error:
         names = " and ".join(ID_FILES)
-        raise UserError(f"{path} holds rows of the {names} beside it, and that data set cannot be read: {error}") from None
+        raise UserError(
+            f"{path} holds rows of the {names} beside it, and that data set cannot be read: {error}"
+        ) from None
     for name, rows, ids in zip(ID_FILES, (users, items), (data.user_ids, data.item_ids)):
         if rows.max() >= len(ids):
             raise UserError(
