@@ -45,6 +45,11 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     with writing(folder):
         if folder.exists() and not folder.is_dir():
             raise UserError(f"cannot write to {folder}: it is a file, not a folder")
+        for part in (folder, *folder.parents):
+            if part.is_symlink() and not part.exists():
+                raise UserError(
+                    f"cannot write to {folder}: {part} is a link to {os.readlink(part)}, which is not there"
+                )
         folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -54,6 +54,16 @@ def test_a_folder_that_cannot_be_made_is_one_sentence():
         make_folder("/tmp/" + 300 * "x")
 
 
+def test_a_link_that_leads_nowhere_is_named(tmp_path):
+    link = tmp_path / "runs"
+    link.symlink_to(tmp_path / "gone")
+    for folder in (link, link / "x"):
+        with pytest.raises(
+            UserError, match=f"cannot write to {folder}: {link} is a link to .*gone, which is not there"
+        ):
+            make_folder(folder)
+
+
 FULL = """
 import resource, signal, sys
 from mml_plugin.errors import UserError

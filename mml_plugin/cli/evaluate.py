@@ -27,11 +27,12 @@ def evaluate(run: Path, k, metrics, file: Path | None, data: Path | None, skip_u
     if file is not None and data is not None:
         raise UserError("give either --file or --data")
     saved = load_run(run)
-    if file is None and data is None:
-        data = Path(saved.params["train_data"]).parent
-        if not data.is_dir():
-            raise UserError(f"the run's data set {data.resolve()} is not there; give --data DIR or --file FILE")
-    pairs = serving.split_pairs(data) if data is not None else serving.read_pairs(Path(str(file)))
+    if file is not None:
+        pairs = serving.read_pairs(file)
+    elif data is not None:
+        pairs = serving.split_pairs(data)
+    else:
+        data, pairs = serving.own_pairs(saved)
     found = serving.evaluate(saved, pairs, k, metrics, skip_unknown)
     for note in found.notes:
         click.echo(f"note: {note}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,18 @@ def log_to(path: Path, append: bool = False) -> Iterator[None]:
         root.handlers[:] = before
         root.setLevel(level)
         file_handler.close()
+
+
+@contextmanager
+def warnings_logged() -> Iterator[None]:
+    """Send what the block warns about to the log, which a run keeps, in place of standard error alone."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        finally:
+            for warning in caught:
+                logging.warning("%s", warning.message)
 
 
 def show_duration(seconds: float) -> str:

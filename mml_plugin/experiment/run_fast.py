@@ -24,6 +24,7 @@ from mml_plugin.engine.trainer import Settings, Trainer, TrainingData
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.config import Experiment
 from mml_plugin.experiment.dataset import RunData, check_data, load_data
+from mml_plugin.experiment.logs import warnings_logged
 from mml_plugin.experiment.outputs import Trained, metrics_line
 from mml_plugin.hosts.recbox.allowed import parse_metric
 from mml_plugin.registry import build_loss
@@ -78,7 +79,8 @@ def train(context: Context) -> Trained:
     read = time.monotonic()
     model = build_model(params, words, data.interactions.num_items, context.device)
     # By its own name: loss_params are translated, and an alias would translate a default mode that nobody wrote.
-    loss = build_loss(context.experiment.loss, **context.experiment.loss_params).to(context.device)
+    with warnings_logged():
+        loss = build_loss(context.experiment.loss, **context.experiment.loss_params).to(context.device)
     trainer = Trainer(
         model.declare(),
         model,

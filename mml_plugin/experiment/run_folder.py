@@ -23,6 +23,8 @@ from mml_plugin.records import EpochRecord
 
 # Raised when the files of a run change so that an older reader would misread them; absent means 1.
 RUN_FORMAT = 1
+# In a folder of vectors that were exported from a run.
+EXPORT = "export.json"
 FIXED_COLUMNS = ("epoch", "train_loss", "learning_rate", "train_seconds", "eval_seconds", "peak_memory_bytes")
 TOTALS = ("negatives", "gradient_sum")
 # What readers of a finished run rely on, with a dot for a key within a key.
@@ -277,10 +279,11 @@ class RunFolder:
         self.put_back()
 
     def _files(self) -> list[Path]:
-        """All that a run writes, ``result.json`` first."""
+        """All that a run writes, ``result.json`` first, and what was exported from it into its folder."""
+        exports = {path.parent.name for place in (self.path, self._earlier) for path in place.glob(f"*/{EXPORT}")}
         return [
             self.result, self.history, self.checkpoint, self.embeddings, self.per_user, self.ids, self.seen, self.log,
-            self.config, self.events,
+            self.config, self.events, *(self.path / name for name in sorted(exports)),
         ]  # fmt: skip
 
     def sweep(self) -> None:

@@ -19,10 +19,12 @@ from mml_plugin.data.interactions import read_corpus
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.config import Experiment
 from mml_plugin.experiment.dataset import RunData, data_folder, prepare_data, write_users
+from mml_plugin.experiment.logs import warnings_logged
 from mml_plugin.experiment.outputs import Trained, metrics_line
 from mml_plugin.experiment.run_folder import RunFolder
 from mml_plugin.files import make_folder
 from mml_plugin.hosts.recbox import allowed
+from mml_plugin.registry import build_loss
 
 if TYPE_CHECKING:
     from mml_plugin.experiment.run import Context, RunRequest
@@ -79,6 +81,9 @@ def train(context: Context) -> Trained:
     _check_rows(context.params, data)
     params = {**context.params, **data.paths, "model_root": str(context.folder.path / "recbox")}
     params.pop("test_data", None)
+    with warnings_logged():
+        # For its words alone: recbox trains a class of its own under some names, which warns of nothing.
+        build_loss(context.experiment.loss, **context.experiment.loss_params)
     with recbox.registered(), trainer.killed_workers_named(), _scratch(context.folder) as work:
         write_users(data.training, work / "users.csv")
         params["test_data"] = str(work / "users.csv")
@@ -86,6 +91,7 @@ def train(context: Context) -> Trained:
             params, getattr(model_zoo, params["model"]), make_folder(data.work / "recbox")
         )
         _check_same_data(params, data)
+        _check_negatives(params, data, train_gen)
         logging.info(_parameters(params))
         stages = {"data": time.monotonic() - started, "sampling": 0.0}
         _time_sampling(train_gen, stages)
@@ -144,6 +150,24 @@ def _check_same_data(params: dict[str, Any], data: RunData) -> None:
             raise UserError(
                 f"{data.folder}: {path.name} and {split if data.held_out is None else 'the held-out split'} hold "
                 f"different interactions ({len(found[0]):,} and {len(pairs[0]):,}); {_remedy(data)}"
+            )
+
+
+def _check_negatives(params: dict[str, Any], data: RunData, train_gen: Any) -> None:
+    """With ``ignore_pos_items`` recbox divides by the number of items that a user has not.
+
+    Raises:
+        UserError: for a user who has them all.
+    """
+    if not params.get("ignore_pos_items"):
+        return
+    items = data.interactions.num_items
+    for query, known in train_gen.user2items_dict.items():
+        if len(known) >= items and len(set(known)) == items:
+            row = int(np.flatnonzero(convert.query_index(data.interactions) == query)[0])
+            raise UserError(
+                f"{data.folder}: user {data.interactions.user_ids[row]} has every item among its training items "
+                f"({items}), so excluding positives leaves no negative; set ignore_pos_items False"
             )
 
 

@@ -41,11 +41,18 @@ def _some_weight(monitor: str | dict[str, float]) -> str | dict[str, float]:
     return monitor
 
 
+def _separator(text: str) -> str:
+    if len(text) != 1 or text in '"\r\n\0':
+        raise ValueError("it must be one character, and no quote or line end")
+    return text
+
+
 Count = Annotated[int, BeforeValidator(_not_boolean), Field(ge=1)]
 CountOrZero = Annotated[int, BeforeValidator(_not_boolean), Field(ge=0)]
 Seed = Annotated[int, BeforeValidator(_not_boolean), Field(ge=0, lt=2**32)]
 Positive = Annotated[float, BeforeValidator(_not_boolean), Field(gt=0)]
 Rate = Annotated[float, BeforeValidator(_not_boolean), Field(gt=0, allow_inf_nan=False)]
+Interval = Annotated[float, BeforeValidator(_not_boolean), Field(gt=0, le=1e6)]
 Finite = Annotated[float, BeforeValidator(_not_boolean), Field(allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_not_boolean), Field(ge=0, le=1)]
 Dropout = Annotated[float, BeforeValidator(_not_boolean), Field(ge=0, lt=1)]
@@ -109,7 +116,7 @@ class Keys(BaseModel):
     monitor_mode: Literal["max", "min"] = "max"
     patience: Count = 2
     save_best_only: bool = True
-    eval_interval_epochs: Positive = 1
+    eval_interval_epochs: Interval = 1
     reduce_lr_on_plateau: bool = True
     max_gradient_norm: Positive | None = None
     embedding_initializer: str | None = None
@@ -135,7 +142,7 @@ class Keys(BaseModel):
     feature_cols: list[FeatureColumn] = Field(min_length=1)
     min_categr_count: Count = 1
     nrows: Count | None = None
-    sep: str | None = None
+    sep: Annotated[str, AfterValidator(_separator)] | None = None
     data_block_size: CountOrZero | None = None
     # both models
     embedding_dim: Count = 10

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mml_plugin.data.importing import read_pairs_csv
-from mml_plugin.data.interactions import load
+from mml_plugin.data.interactions import Interactions, load, load_text
 from mml_plugin.data.lightgcn import read_lines
 from mml_plugin.engine import backends
 from mml_plugin.engine.metrics import METRICS
@@ -19,6 +19,7 @@ from mml_plugin.errors import UserError, nearest
 from mml_plugin.serving.saved_run import SavedRun, item_lists
 
 DEFAULT_METRICS = ("Recall", "NDCG")
+ID_FILES = ("users.txt", "items.txt")
 Pairs = tuple[np.ndarray, np.ndarray]
 
 
@@ -48,9 +49,9 @@ def evaluate(
 ) -> Evaluation:
     """Rank the whole catalogue for every user of ``pairs``, training items masked, and look for the pairs' items.
 
-    Cold users (known, without training interactions) are left out and counted, and so are interactions that the run
-    was trained on: they are masked and could never be found. A user whose interactions are all of that kind is not
-    counted at all.
+    Cold users (known, without training interactions) are left out and counted, and so are repeated interactions, which
+    can be found only once, and those that the run was trained on: they are masked and could never be found. A user
+    whose interactions are all of that kind is not counted at all.
 
     Args:
         run: the run.
@@ -64,6 +65,10 @@ def evaluate(
     """
     names = _names(k, metrics)
     users, items, notes = _known_rows(run, pairs, skip_unknown)
+    first = np.unique(users * len(run.item_ids) + items, return_index=True)[1]
+    if len(first) < len(users):
+        notes.append(f"{len(users) - len(first)} repeated interactions were left out")
+    users, items = users[np.sort(first)], items[np.sort(first)]
     warm = run.warm.numpy()[users]
     if not warm.all():
         notes.append(f"{len(np.unique(users[~warm]))} cold users without training interactions were left out")
@@ -117,16 +122,61 @@ def _known_rows(run: SavedRun, pairs: Pairs, skip_unknown: bool) -> tuple[np.nda
 def read_pairs(path: Path) -> Pairs:
     """Interactions from a CSV file with the columns ``user,item``, or from text lines ``user item item ...``.
 
+    The numbers in a data set's own text lines are rows of the ``users.txt`` and ``items.txt`` beside them, if there.
+
     Raises:
-        UserError: for a missing or malformed file.
+        UserError: for a missing or malformed file, and for rows that ``users.txt`` or ``items.txt`` does not have.
     """
     if path.suffix == ".csv":
         return read_pairs_csv(path)
     lines = read_lines(path)
-    return np.repeat(lines.users, np.diff(lines.indptr)).astype(str), lines.items.astype(str)
+    users, items = np.repeat(lines.users, np.diff(lines.indptr)), lines.items
+    if any((path.parent / name).is_file() for name in ID_FILES):
+        return _ids_of_rows(path, users, items)
+    return users.astype(str), items.astype(str)
+
+
+def _ids_of_rows(path: Path, users: np.ndarray, items: np.ndarray) -> Pairs:
+    try:
+        data = load_text(path.parent)
+    except UserError as error:
+        names = " and ".join(ID_FILES)
+        raise UserError(
+            f"{path} holds rows of the {names} beside it, and that data set cannot be read: {error}"
+        ) from None
+    for name, rows, ids in zip(ID_FILES, (users, items), (data.user_ids, data.item_ids)):
+        if rows.max() >= len(ids):
+            raise UserError(
+                f"{path}: {rows.max()} has no line in {path.parent / name}, whose {len(ids)} ids are numbered 0 to "
+                f"{len(ids) - 1}"
+            )
+    return data.user_ids[users], data.item_ids[items]
 
 
 def split_pairs(folder: Path) -> Pairs:
     """The test interactions of a data set's folder."""
+    return _test_pairs(load(folder))
+
+
+def own_pairs(run: SavedRun) -> tuple[Path, Pairs]:
+    """The folder of the data that a run was trained on, and their test interactions.
+
+    Raises:
+        UserError: when it is not there, and when it holds other interactions by now.
+    """
+    folder = Path(run.params["train_data"]).parent
+    if not folder.is_dir():
+        raise UserError(f"the run's data set {folder.resolve()} is not there; give --data DIR or --file FILE")
+    trained_on = run.folder.read_result({"data.fingerprint": str})["data"]["fingerprint"]
     data = load(folder)
+    if data.fingerprint != trained_on:
+        raise UserError(
+            f"{run.folder.path} was trained on other data (fingerprint {trained_on:.12}) than are in {folder} now "
+            f"(fingerprint {data.fingerprint:.12}): put the old ones back, or name what to measure on with --file FILE "
+            "or --data DIR"
+        )
+    return folder, _test_pairs(data)
+
+
+def _test_pairs(data: Interactions) -> Pairs:
     return data.user_ids[data.test_users], data.item_ids[data.test_items]

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from torch.nn.functional import normalize
 
 from mml_plugin.data.store import build_folder, check_place
 from mml_plugin.errors import UserError, nearest
+from mml_plugin.experiment.run_folder import EXPORT
 from mml_plugin.serving.saved_run import SavedRun
-
-ABOUT = "export.json"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def export(run: SavedRun, format: str, output: Path, cosine: bool = False, overw
     """
     if format not in FORMATS:
         raise UserError(f"--format {format!r} is unknown; {nearest(format, FORMATS)}")
-    check_place(output, overwrite, (ABOUT,), "an earlier export")
+    check_place(output, overwrite, (EXPORT,), "an earlier export")
     if cosine and run.has_bias:
         raise UserError("--cosine would change the ranking: the vectors' last column is an item bias")
     users, items = run.user_vectors[run.warm], run.item_vectors
@@ -69,7 +69,7 @@ def export(run: SavedRun, format: str, output: Path, cosine: bool = False, overw
 
     def fill(folder: Path) -> None:
         FORMATS[format](vectors, folder)
-        (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        (folder / EXPORT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
     build_folder(output, fill)
     return output
@@ -85,10 +85,12 @@ def _write_ids(vectors: Vectors, folder: Path) -> None:
 
 
 def _safetensors(vectors: Vectors, folder: Path) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     metadata = {"rows": "as the lines of user_ids.txt and item_ids.txt"}
-    save_file({"users": vectors.users, "items": vectors.items}, folder / "embeddings.safetensors", metadata=metadata)
+    # save_file() tells of a full disk by an error of its own.
+    content = save({"users": vectors.users, "items": vectors.items}, metadata=metadata)
+    (folder / "embeddings.safetensors").write_bytes(content)
     _write_ids(vectors, folder)
 
 
@@ -119,8 +121,11 @@ def _faiss(vectors: Vectors, folder: Path) -> None:
 
     index = faiss.IndexFlatIP(vectors.items.shape[1])
     index.add(vectors.items)
-    faiss.write_index(index, str(folder / "items.faiss"))
-    np.save(folder / "users.npy", vectors.users)
+    # write_index() and np.save() tell of a full disk by errors of their own.
+    (folder / "items.faiss").write_bytes(faiss.serialize_index(index).data)
+    with open(folder / "users.npy", "wb") as stream:
+        npy.write_array_header_1_0(stream, npy.header_data_from_array_1_0(vectors.users))
+        stream.write(vectors.users.data)
     _write_ids(vectors, folder)
 
 

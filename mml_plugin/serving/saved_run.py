@@ -170,7 +170,9 @@ def _ids(folder: RunFolder) -> tuple[np.ndarray, np.ndarray]:
 
 def _seen(folder: RunFolder, num_users: int, num_items: int) -> ItemLists:
     users, items = _columns(folder.seen, ("user_row", "item_row"))
-    for rows, count in ((users, num_users), (items, num_items)):
+    for name, rows, count in (("user_row", users, num_users), ("item_row", items, num_items)):
+        if rows.dtype.kind not in "iu":
+            raise UserError(f"{folder.seen} is damaged: its {name} must hold whole numbers, not {rows.dtype}")
         if len(rows) and not 0 <= rows.min() <= rows.max() < count:
             raise UserError(f"{folder.seen} is damaged: a row is outside 0 to {count - 1}")
     return item_lists(users, items, num_users)

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from mml_plugin.cli import main
 from mml_plugin.data import split, synthetic
+from mml_plugin.data.importing import import_csv
 from mml_plugin.data.interactions import load
 from mml_plugin.experiment.run import RunRequest, run
 from mml_plugin.serving.evaluate import evaluate, split_pairs
@@ -217,6 +218,8 @@ def test_a_finished_run_is_not_overwritten_unasked(capsys):
         (["--valid-share", "0.2"], "--valid-share is for --protocol held-out"),
         (["--set", "gpu=0"], "--set gpu: nothing would read it; --gpu names the GPU"),
         (["--set", "nrows=100"], "nrows: 100 would cut the item corpus, which has 120 rows"),
+        (["--set", "eval_interval_epochs=.inf"], "eval_interval_epochs input should be less than or equal to 1000000"),
+        (["--set", "sep=ab"], "--set sep=ab: sep value error, it must be one character"),
         (["--set", "model_root=x"], "--set model_root: nothing would read it"),
         (["--seed", "7", "--resume"], "holds nothing to resume"),
         (["--runs", "data/synth/train.txt/x"], "cannot write"),
@@ -427,6 +430,34 @@ def test_a_test_user_without_history_is_refused(engine, home, tmp_path, monkeypa
     assert command("--engine", engine) == 2
     assert "user 900 has test items but no training history" in capsys.readouterr().err
     assert not Path("cli").exists()
+
+
+def data_at(folder):
+    names = {"train_data": "train.csv", "valid_data": "test.csv", "item_corpus": "item_corpus.csv"}
+    return [word for key, name in names.items() for word in ("--set", f"{key}={folder}/{name}")]
+
+
+def test_a_path_is_no_pattern(home):
+    shutil.copytree(home / "data" / "synth", home / "proj[1]" / "synth", dirs_exist_ok=True)
+    assert command("--set", "epochs=1", "--max-batches", "1", *data_at("proj[1]/synth")) == 0
+
+
+def test_a_user_with_every_item_leaves_no_negative(home, capsys):
+    (home / "all.csv").write_text("user,item\nben,x\nben,y\nben,z\nanna,x\nanna,x\nanna,y\n")
+    (home / "one.csv").write_text("user,item\nben,x\n")
+    import_csv("full", home / "all.csv", home / "one.csv", home / "data", overwrite=True)
+    assert command("--set", "ignore_pos_items=True", "--runs", "no_negative", *data_at("data/full")) == 2
+    says = "data/full: user ben has every item among its training items (3), so excluding positives leaves no negative"
+    assert says in capsys.readouterr().err
+    assert not Path("no_negative").exists()
+
+
+@pytest.mark.parametrize("engine", ["recbox", "fast"])
+def test_a_loss_s_warning_is_in_the_log(engine):
+    folder = go("MF_tiny_ccl", f"warned-{engine}", ("epochs=1", "negative_weight=0"), engine=engine, max_batches=1)
+    found = [line for line in folder.log.read_text().splitlines() if "CosineContrastiveLoss without" in line]
+    assert len(found) == 1
+    assert " WARNING " in found[0]
 
 
 def test_native_bsl_is_refused_by_the_recbox_engine(capsys):

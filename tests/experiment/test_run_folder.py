@@ -157,6 +157,22 @@ def test_a_run_that_is_set_aside_comes_back_unless_its_successor_got_anywhere(tm
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
+def test_exports_of_a_run_go_and_come_with_it(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_result({"a": 1})
+    for name in ("export-npz", "mine"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "export-npz" / "export.json").write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    folder.set_aside()
+    assert not (tmp_path / "export-npz").exists()
+    folder.put_back()
+    assert sorted(tmp_path.rglob("*")) == before
+    folder.set_aside()
+    folder.drop_earlier()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
 @pytest.mark.parametrize("moves", range(1, 20))
 def test_a_stop_in_the_midst_of_moving_loses_nothing(tmp_path, monkeypatch, moves):
     folder = RunFolder(tmp_path)

@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from mml_plugin.cli import main
 from mml_plugin.data import synthetic
+from mml_plugin.data.interactions import Interactions, load
+from mml_plugin.data.store import store
+from mml_plugin.experiment.outputs import write_parquet
 from mml_plugin.experiment.run import RunRequest, run
 from mml_plugin.serving.evaluate import evaluate, split_pairs
 from mml_plugin.serving.saved_run import load_run
@@ -25,6 +29,26 @@ def pairs(written):
     random = np.random.default_rng(8)
     found = np.unique(random.integers(0, [USERS, ITEMS], size=(150, 2)), axis=0)
     return [(u, i) for u, i in found.tolist() if u != COLD and i not in written.seen[u]]
+
+
+@pytest.fixture
+def own_data(written, pairs, change_result):
+    """The folder of the data that the run was trained on; the ids are numbers in an order that is not theirs."""
+    random = np.random.default_rng(2)
+    users, items = (random.permutation(n).astype(str) for n in (USERS, ITEMS))
+    sides, rows = np.repeat(["user", "item"], [USERS, ITEMS]), np.concatenate([np.arange(USERS), np.arange(ITEMS)])
+    write_parquet(written.path / "ids.parquet", {"side": sides, "row": rows, "id": np.concatenate([users, items])})
+    splits = (written.seen, [[i for u, i in pairs if u == user] for user in range(USERS)])
+    parts = []
+    for lists in splits:
+        parts += [np.cumsum([0, *map(len, lists)]), np.array([i for items_of in lists for i in items_of])]
+    folder = written.path.parents[1] / "data" / "own"
+    store(Interactions(users, items, *parts), folder, "this test")
+    change_result(data={"fingerprint": load(folder).fingerprint})
+    config = yaml.safe_load((written.path / "config.yaml").read_text())
+    config["MF_x"]["train_data"] = str(folder / "train.csv")
+    (written.path / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
 
 
 def ids(written, pairs):
@@ -67,6 +91,55 @@ def test_cold_users_and_training_interactions_are_left_out_and_counted(written, 
         f"{len(trained)} interactions that the run was trained on were left out",
     )
     assert found.metrics == evaluate(load_run(written.path), ids(written, pairs)).metrics
+
+
+def test_repeated_interactions_count_once(written, pairs):
+    found = evaluate(load_run(written.path), ids(written, [*pairs, pairs[3], pairs[0], pairs[3]]))
+    assert found.notes == ("3 repeated interactions were left out",)
+    assert found.metrics == evaluate(load_run(written.path), ids(written, pairs)).metrics
+
+
+def test_a_text_file_of_a_data_set_holds_its_rows(written, pairs, own_data, capsys):
+    """Both calls measure the same, and what brute force finds."""
+    assert (own_data / "users.txt").is_file()
+    words = ["evaluate", str(written.path), "--k", "5"]
+    assert main(words) == 0
+    own = capsys.readouterr().out
+    assert main([*words, "--file", str(own_data / "test.txt")]) == 0
+    named = capsys.readouterr().out
+    assert own.splitlines()[1:] == named.splitlines()[1:]
+    assert f"Recall(k=5)          {brute(written, pairs, 5)[0]:.6f}" in own
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("more.txt", "0 1 50\n", "more.txt: 50 has no line in {0}/items.txt, whose 50 ids are numbered 0 to 49"),
+        ("items.txt", None, "users.txt needs items.txt beside it"),
+        ("train.txt", None, "holds rows of the users.txt and items.txt beside it, and that data set cannot be read"),
+    ],
+)
+def test_rows_that_cannot_be_told_are_refused(written, own_data, capsys, name, content, says):
+    (own_data / "more.txt").write_text("0 1\n")
+    if content is None:
+        (own_data / name).unlink()
+    else:
+        (own_data / name).write_text(content)
+    assert main(["evaluate", str(written.path), "--file", str(own_data / "more.txt")]) == 2
+    assert says.format(own_data) in capsys.readouterr().err
+
+
+def test_data_that_changed_since_are_refused(written, own_data, capsys, change_result):
+    lines = (own_data / "test.txt").read_text().splitlines(keepends=True)
+    (own_data / "test.txt").write_text("".join(lines[1:]))
+    assert main(["evaluate", str(written.path)]) == 2
+    error = capsys.readouterr().err
+    assert "was trained on other data (fingerprint " in error
+    assert "name what to measure on with --file FILE or --data DIR" in error
+    assert main(["evaluate", str(written.path), "--data", str(own_data)]) == 0
+    change_result(data={})
+    assert main(["evaluate", str(written.path)]) == 2
+    assert "it has no data.fingerprint" in capsys.readouterr().err
 
 
 def test_a_csv_file_and_per_user_metrics(written, pairs, tmp_path, capsys):

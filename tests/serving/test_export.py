@@ -6,6 +6,7 @@ import csv
 import json
 
 import numpy as np
+import pytest
 import yaml
 
 from mml_plugin.cli import main
@@ -90,6 +91,19 @@ def test_mistakes_are_one_sentence(written, capsys):
     (written.path / "config.yaml").write_text(yaml.safe_dump(config))
     assert export(written, "--format", "csv", "--cosine") == 2
     assert "the vectors' last column is an item bias" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("format", ["safetensors", "npz", "csv", "faiss"])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(written, capsys, file_limit, format):
+    """The limit lets faiss's index through and not the matrix beside it."""
+    before = sorted(written.path.iterdir())
+    with file_limit(1400):
+        code = export(written, "--format", format)
+    assert code == 2
+    folder = written.path / f"export-{format}"
+    says = f"error: cannot write {folder}: the file would be larger than the limit set for this process\n"
+    assert capsys.readouterr().err == says
+    assert sorted(written.path.iterdir()) == before
 
 
 def test_an_interrupted_export_leaves_what_was_there(written, monkeypatch):

@@ -53,6 +53,13 @@ def test_well_formed_files_of_another_content_are_refused(written, name, text, s
         load_run(written.path)
 
 
+@pytest.mark.parametrize("values", [["a", "b"], [0.5, 1.0], [None, 1]])
+def test_seen_rows_that_are_no_whole_numbers_are_damage(written, values):
+    write_parquet(written.path / "seen.parquet", {"user_row": [0, 1], "item_row": np.array(values)})
+    with pytest.raises(UserError, match=r"seen\.parquet is damaged: its item_row must hold whole numbers, not "):
+        load_run(written.path)
+
+
 def test_no_folder(tmp_path):
     with pytest.raises(UserError, match="there is no run folder"):
         load_run(tmp_path / "nowhere")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from mml_plugin.engine.backends.base import Backend
+from mml_plugin.engine.backends.base import Backend, CannotStart
 from mml_plugin.errors import UserError, nearest
 
 
@@ -32,6 +32,7 @@ class BackendInfo:
         comes: how that package is installed.
         capability: the least CUDA compute capability.
         builds: whether it builds a C extension when it first runs.
+        prepares: a module whose ``ensure()`` makes sure, before it is imported, of what it needs; "" for none.
         interpreter: an environment variable that, set to 1, lets it run on a CPU as well; for tests.
     """
 
@@ -42,6 +43,7 @@ class BackendInfo:
     comes: str = "pip install numba"
     capability: tuple[int, int] = (0, 0)
     builds: bool = False
+    prepares: str = ""
     interpreter: str = ""
 
     def obstacle(self, device: torch.device) -> str:
@@ -57,6 +59,12 @@ class BackendInfo:
             return f"it needs compute capability {'.'.join(map(str, self.capability))} and this GPU has {have}"
         return _cannot_build() if self.builds and not interpreted else ""
 
+    def load(self) -> Backend:
+        """The backend; a :class:`CannotStart` where only trying tells that it cannot run."""
+        if self.prepares:
+            importlib.import_module(f"{__name__}.{self.prepares}").ensure()
+        return importlib.import_module(f"{__name__}.{self.module}").Engine()
+
 
 def _cannot_build() -> str:
     """What building a C extension lacks; "" for nothing."""
@@ -70,7 +78,7 @@ def _cannot_build() -> str:
 
 
 KNOWN = (
-    BackendInfo("numba", "numba_cpu", ("cpu",), needs="numba"),
+    BackendInfo("numba", "numba_cpu", ("cpu",), needs="numba", prepares="numba_cache"),
     BackendInfo(
         "triton",
         "triton_gpu",
@@ -110,10 +118,18 @@ def select(name: str, device: torch.device) -> Backend:
     """
     check(name, device)
     for info in KNOWN:
+        if name not in ("auto", info.name):
+            continue
         obstacle = info.obstacle(device)
-        if name == info.name or (name == "auto" and not obstacle):
-            logging.info("Backend %s on %s%s", info.name, device, " (picked by auto)" if name == "auto" else "")
-            return importlib.import_module(f"{__name__}.{info.module}").Engine()
-        if name == "auto" and device.type in info.devices:
+        if not obstacle:
+            try:
+                backend = info.load()
+                logging.info("Backend %s on %s%s", info.name, device, " (picked by auto)" if name == "auto" else "")
+                return backend
+            except CannotStart as error:
+                obstacle = str(error)
+        if name == info.name:
+            raise UserError(f"--backend {name} cannot be used on {device}: {obstacle}")
+        if device.type in info.devices:
             logging.info("Backend %s is passed over: %s", info.name, obstacle)
     raise UserError(f"no backend runs on {device}")

@@ -190,6 +190,10 @@ class PlainUsers:
     backward: Callable[[Tensor, TableState], None]
 
 
+class CannotStart(Exception):
+    """What only trying to start a backend tells: why it cannot run here."""
+
+
 class Backend(ABC):
     """One way to compute sampled scores, draws, and the dense step."""
 

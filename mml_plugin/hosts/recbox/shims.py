@@ -4,13 +4,16 @@
   so a network that swallows packets keeps the interpreter alive: the module that does it is not imported.
 - ``yaml.load(stream)`` without a Loader fails on PyYAML 6: recbox's module gets a ``yaml`` that loads safely.
 - ``np.Inf`` is gone from numpy 2: recbox's model module gets an ``np`` that still has it.
+- Paths of h5 files are patterns: recbox's loader gets a ``glob`` that takes a file's name as it is.
 - Python 3.14 starts workers by forkserver, which would pickle the data set to each: not supported yet.
 """
 
 from __future__ import annotations
 
+import glob
 import importlib
 import importlib.metadata
+import os
 import sys
 import types
 from typing import Any
@@ -55,7 +58,15 @@ def replacements() -> list[tuple[types.ModuleType, str, Any]]:
     """(module, attribute, new value) of every shim that the installed versions need."""
     match_model = importlib.import_module("recbox.matching.pytorch.models.match_model")
     core_utils = importlib.import_module("recbox.utils.core_utils")
-    wanted: list[tuple[types.ModuleType, str, Any]] = [(core_utils, "yaml", ModuleProxy(yaml, load=yaml.safe_load))]
+    loader = importlib.import_module("recbox.matching.pytorch.dataloaders.h5_generator")
+    wanted: list[tuple[types.ModuleType, str, Any]] = [
+        (core_utils, "yaml", ModuleProxy(yaml, load=yaml.safe_load)),
+        (loader, "glob", ModuleProxy(glob, glob=_named_or_matching)),
+    ]
     if not hasattr(numpy, "Inf"):
         wanted.append((match_model, "np", ModuleProxy(numpy, Inf=numpy.inf)))
     return wanted
+
+
+def _named_or_matching(pattern: str) -> list[str]:
+    return [pattern] if os.path.exists(pattern) else glob.glob(pattern)

@@ -264,8 +264,7 @@ class _Loop:
         check_same(self.state_path, state, threads=torch.get_num_threads(), device=str(model.device))
         model.load_state_dict(state["model"])
         model.optimizer.load_state_dict(state["optimizer"])
-        Path(model.checkpoint).parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state["best"], model.checkpoint)
+        write_state(Path(model.checkpoint), state["best"])
         self.epoch, self.best_epoch = state["epoch"], state["best_epoch"]
         model._best_metric, model._stopping_steps = state["best_metric"], state["stopping_steps"]
         model._total_batches, model._stop_training = state["total_batches"], state["stop_training"]

@@ -109,6 +109,16 @@ def test_a_damaged_or_missing_state_is_one_sentence(train, tmp_path):
         train("MF_mse", "bad", resume=True)
 
 
+def test_a_full_disk_keeps_the_weights_that_were_there(train, file_limit, tmp_path):
+    with pytest.raises(Stop):
+        train("MF_mse", "full", stop_after=1)
+    weights = next((tmp_path / "full").rglob("*.model"))
+    before = weights.read_bytes()
+    with file_limit(len(before) // 2), pytest.raises(UserError, match=r"cannot write .*: the file would be larger"):
+        train("MF_mse", "full", resume=True)
+    assert weights.read_bytes() == before
+
+
 def test_a_loss_that_is_no_number_stops_the_run(train):
     with pytest.raises(UserError, match=r"training stopped in epoch \d+: the (loss|monitor) is (nan|inf)"):
         train("MF_mse", "nan", learning_rate=1e20, similarity_score="dot")
