@@ -26,7 +26,7 @@ from mml_plugin.interrupts import interruptible
 from mml_plugin.losses.bands import BandCounter
 from mml_plugin.memory import PeakMemory
 from mml_plugin.records import EpochRecord
-from mml_plugin.states import check_same, check_same_data, read_state, write_state
+from mml_plugin.states import check_same, check_same_data, damage_named, read_state, write_state
 
 STATE_VERSION = 2
 
@@ -262,13 +262,15 @@ class _Loop:
         state = read_state(self.state_path, model.device, STATE_VERSION)
         check_same_data(self.state_path, state, self.data_id)
         check_same(self.state_path, state, threads=torch.get_num_threads(), device=str(model.device))
-        model.load_state_dict(state["model"])
-        model.optimizer.load_state_dict(state["optimizer"])
-        write_state(Path(model.checkpoint), state["best"])
-        self.epoch, self.best_epoch = state["epoch"], state["best_epoch"]
-        model._best_metric, model._stopping_steps = state["best_metric"], state["stopping_steps"]
-        model._total_batches, model._stop_training = state["total_batches"], state["stop_training"]
-        set_random_state(state["random"], model.device)
+        with damage_named(self.state_path):
+            model.load_state_dict(state["model"])
+            model.optimizer.load_state_dict(state["optimizer"])
+            self.epoch, self.best_epoch = state["epoch"], state["best_epoch"]
+            model._best_metric, model._stopping_steps = state["best_metric"], state["stopping_steps"]
+            model._total_batches, model._stop_training = state["total_batches"], state["stop_training"]
+            set_random_state(state["random"], model.device)
+            best = state["best"]
+        write_state(Path(model.checkpoint), best)
         logging.info("Resumed after epoch %d from %s", self.epoch, self.state_path)
         return self.epoch
 

@@ -127,3 +127,17 @@ def test_a_loss_that_is_no_number_stops_the_run(train):
 def test_an_interval_other_than_one_is_warned_about(train):
     with pytest.warns(UserWarning, match="does not thin out recbox's evaluations"):
         train("MF_mse", "interval", eval_interval_epochs=2, epochs=1)
+
+
+def test_a_state_that_lacks_something_is_damaged(train, tmp_path):
+    with pytest.raises(Stop):
+        train("MF_mse", "lacking", stop_after=1)
+    path = next((tmp_path / "lacking").rglob("state.pt"))
+    state = torch.load(path, weights_only=True)
+    for broken, says in (
+        ({key: value for key, value in state.items() if key != "random"}, "KeyError: 'random'"),
+        ({**state, "model": {name: torch.zeros(2) for name in state["model"]}}, r"RuntimeError: Error\(s\) in loading"),
+    ):
+        torch.save(broken, path)
+        with pytest.raises(UserError, match=rf"is damaged \({says}.*begin anew with --overwrite"):
+            train("MF_mse", "lacking", resume=True)
