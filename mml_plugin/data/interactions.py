@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mml_plugin.data.ids import check_ids
+from mml_plugin.data.ids import check_ids, first_overlong
 from mml_plugin.data.lightgcn import Lines, read_lines
 from mml_plugin.errors import UserError
 
@@ -174,11 +174,15 @@ def _read_ids(path: Path) -> np.ndarray | None:
     if not path.is_file():
         return None
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"cannot read {path}: it is not UTF-8 ({error.reason} at byte {error.start})") from None
     # Not splitlines(): an id may hold U+2028 and the like, which it takes for line ends.
-    return np.array(text.removesuffix("\n").split("\n"))
+    ids = text.removesuffix("\n").split("\n")
+    row, why = first_overlong(ids)
+    if why:
+        raise UserError(f"{path}, line {row + 1}: the id {why}")
+    return np.array(ids)
 
 
 def load_csv(folder: Path) -> Interactions:
@@ -192,7 +196,7 @@ def load_csv(folder: Path) -> Interactions:
     items = read_corpus(folder)
     splits = [_read_rows(folder / name, len(items)) for name in ("train.csv", "test.csv")]
     codes, queries = pd.factorize(pd.concat([s["query_index"] for s in splits]))
-    ids = pd.concat(splits).drop_duplicates("query_index")["user_id"].to_numpy(str)
+    ids = _as_array(pd.concat(splits).drop_duplicates("query_index")["user_id"], folder)
     cut = len(splits[0])
     parts: list[np.ndarray] = []
     for users, split in ((codes[:cut], splits[0]), (codes[cut:], splits[1])):
@@ -207,9 +211,17 @@ def read_corpus(folder: Path) -> np.ndarray:
 
     path = folder / "item_corpus.csv"
     try:
-        return pd.read_csv(path, usecols=["item_id"], dtype=str, keep_default_na=False)["item_id"].to_numpy(str)
+        ids = pd.read_csv(path, usecols=["item_id"], dtype=str, keep_default_na=False)["item_id"]
     except (OSError, ValueError) as error:
         raise UserError(_bad_line(path, ["item_id"], []) or f"cannot read {path}: {error}") from None
+    return _as_array(ids, path)
+
+
+def _as_array(ids: pd.Series, path: Path) -> np.ndarray:
+    row, why = first_overlong(ids)
+    if why:
+        raise UserError(f"{path}: the {ids.name} {ids.iloc[row][:20]!r}... {why}; is a quote left open?")
+    return ids.to_numpy(str)
 
 
 def _read_rows(path: Path, items: int) -> pd.DataFrame:
