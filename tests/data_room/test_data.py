@@ -505,6 +505,15 @@ def test_synthetic_data_is_the_same_everywhere():
     assert counts[: len(counts) // 10].sum() > 2 * len(data.train_items) / 10
 
 
+def test_a_synthetic_set_beyond_memory_is_refused(tmp_path, capsys):
+    words = ["data", "synth", "--users", "100000", "--items", "100000", "--root", str(tmp_path / "d")]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "--users 100000 --items 100000: a value is drawn for each of 10,000,000,000 pairs" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "d").exists()
+
+
 def test_query_index_is_the_id_where_ids_are_numbers():
     data = load(TINY)
     assert convert.query_index(data).tolist() == data.user_ids.astype(int).tolist()
