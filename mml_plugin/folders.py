@@ -139,7 +139,8 @@ def _settle(target: Path, names: _Names) -> None:
             # Renamed before it is removed: what a stop leaves of it is nothing to put back.
             os.rename(names.old, names.new)
     shutil.rmtree(names.new, ignore_errors=True)
-    if not names.new.exists():
+    # A lock's file is what the next process finds: it stays where there is something left to settle.
+    if not names.new.exists() and (os.path.lexists(target) or not names.old.exists()):
         names.lock.unlink(missing_ok=True)
 
 

@@ -60,6 +60,16 @@ def test_a_rename_that_fails_leaves_the_old_folder(home, monkeypatch, step, erro
     assert contents(home) == {"x/mark": "old"}
 
 
+def test_an_old_folder_that_does_not_come_back_at_once_comes_back_with_the_next(home, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", failing(os.rename, 1, 2, error=OSError(5, "the disk is gone")))
+        with pytest.raises(UserError, match="the device reports an error"):
+            build(home / "x", "new")
+    with pytest.raises(UserError, match="already there"):
+        build(home / "x", "newer", overwrite=False)
+    assert contents(home) == {"x/mark": "old"}
+
+
 def test_old_files_that_cannot_be_removed_cost_nothing(home, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", failing(shutil.rmtree, *range(9), error=KeyboardInterrupt()))
