@@ -25,6 +25,7 @@ _SAYS = {
     errno.ENAMETOOLONG: "the name is too long",
     errno.ENOENT: "the folder is not there and cannot be made",
     errno.EIO: "the device reports an error",
+    errno.EBUSY: "something else uses it, such as a mount",
 }
 
 

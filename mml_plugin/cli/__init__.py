@@ -86,6 +86,12 @@ def main(argv: Sequence[str] | None = None, default_config: Path | None = None) 
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         return 2
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped", err=True)
+        return 130
     except (MemoryError, RuntimeError) as error:
         # NumPy raises a MemoryError, torch a RuntimeError of its own on a CPU and an OutOfMemoryError on a GPU.
         if (
@@ -97,10 +103,4 @@ def main(argv: Sequence[str] | None = None, default_config: Path | None = None) 
         said = str(error).partition("\n")[0] or "an allocation failed"
         click.echo(f"error: not enough memory: {said}; smaller sizes (num_negs, batch_size, k) need less", err=True)
         return 2
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("stopped", err=True)
-        return 130
     return code if isinstance(code, int) else 0

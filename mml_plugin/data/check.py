@@ -26,6 +26,21 @@ class Check:
         return self.expected is None or self.found == self.expected
 
 
+def in_both(data: Interactions) -> int:
+    """How many test interactions, each as often as it is there, are training interactions of their user."""
+    pairs = data.test_users * data.num_items + data.test_items
+    return int(np.isin(pairs, data.train_users * data.num_items + data.train_items).sum())
+
+
+def repeated(data: Interactions) -> tuple[int, int]:
+    """How many interactions of train and of test have stood there before."""
+    train, test = (
+        len(items) - len(np.unique(users * data.num_items + items))
+        for users, items in ((data.train_users, data.train_items), (data.test_users, data.test_items))
+    )
+    return train, test
+
+
 def statistics(data: Interactions) -> dict[str, float]:
     """Counts of Table 1 and of everything that could disturb a comparison."""
     train, test = (

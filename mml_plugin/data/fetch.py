@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from mml_plugin.data.catalog import KNOWN
 from mml_plugin.data.importing import import_dataset
+from mml_plugin.data.store import MARKS, folder_of
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.files import checksum, make_folder
+from mml_plugin.folders import check_place
 
 
 def fetch(name: str, root: Path, overwrite: bool = False) -> Path:
@@ -23,14 +27,15 @@ def fetch(name: str, root: Path, overwrite: bool = False) -> Path:
         overwrite: replace ``root/name``.
 
     Raises:
-        UserError: for an unknown name, an unreachable Hub and a wrong checksum.
+        UserError: for an unknown name, a folder that must not be replaced, an ``HF_ENDPOINT`` that is no URL, an
+            unreachable Hub and a wrong checksum.
     """
     if name not in KNOWN:
         raise UserError(
             f"there is no known data set {name!r}; {nearest(name, KNOWN)} (mml data import takes other sets)"
         )
-    if (Path(root) / name).exists() and not overwrite:
-        raise UserError(f"{Path(root) / name} is already there; --overwrite replaces it")
+    check_place(folder_of(root, name), overwrite, MARKS, "a data set")
+    _check_endpoint()
     known = KNOWN[name]
     work = make_folder(Path(root) / ".download" / name)
     for file, md5 in known.md5.items():
@@ -45,13 +50,27 @@ def fetch(name: str, root: Path, overwrite: bool = False) -> Path:
     return import_dataset(name, work, root, overwrite=overwrite)
 
 
+def _check_endpoint() -> None:
+    """Each version of ``huggingface_hub`` fails with errors of its own on a URL that is none, some when imported."""
+    endpoint = os.environ.get("HF_ENDPOINT")
+    if endpoint is None:
+        return
+    try:
+        parts = urlsplit(endpoint)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise UserError(f"HF_ENDPOINT must be a URL such as https://huggingface.co, got {endpoint!r}")
+
+
 def _download(repo: str, file: str, work: Path) -> Path:
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(repo, file, repo_type="dataset", local_dir=work))
-    except (LocalEntryNotFoundError, OSError) as error:
+    except (LocalEntryNotFoundError, OSError, ValueError) as error:  # ValueError: a host name that cannot be one
         if isinstance(error, (EntryNotFoundError, HfHubHTTPError)) and not isinstance(error, LocalEntryNotFoundError):
             raise UserError(f"{constants.ENDPOINT} does not give {repo}/{file}: {_first_line(error)}") from None
         raise UserError(

@@ -18,6 +18,10 @@ MISSING = frozenset(
 )
 
 
+# Ids are kept in arrays whose cells are as wide as the longest one, and there is a cell per interaction.
+LONGEST = 255
+
+
 def are_whole_numbers(ids: np.ndarray) -> bool:
     """Whether every id is a whole number written the one way in which a number is written back."""
     return all(_WHOLE_NUMBER.fullmatch(text) for text in ids.tolist())
@@ -32,7 +36,8 @@ def check_ids(sides: Iterable[tuple[str, np.ndarray]], where: str = "") -> None:
 
     Raises:
         UserError: for an empty or blank id (pandas skips a blank line), one with a comma, a quote, ``^`` or a
-            control character, and for a word such as ``NA``: recbox would train it as out of vocabulary.
+            control character, one that begins with a byte order mark (readers drop it), and for a word such as ``NA``:
+            recbox would train it as out of vocabulary.
     """
     for kind, ids in sides:
         place = f"{where}/{kind}s.txt: " if where else ""
@@ -42,8 +47,23 @@ def check_ids(sides: Iterable[tuple[str, np.ndarray]], where: str = "") -> None:
                 raise UserError(f"{place}{kind} id {text!r} cannot be used: {why}")
 
 
+def first_overlong(ids: Iterable[str]) -> tuple[int, str]:
+    """Where the first id stands that is too long or goes over lines, as after a stray quote, and why; -1 for none.
+
+    To be asked before the ids become an array.
+    """
+    for row, text in enumerate(ids):
+        if len(text) > LONGEST:
+            return row, f"is {len(text):,} characters long, {LONGEST} are allowed"
+        if "\n" in text or "\r" in text:
+            return row, "holds a line break"
+    return -1, ""
+
+
 def wrong_id(text: str) -> str:
     """Why an id cannot be carried; "" where it can."""
     if not text.strip(" ") or any(c in ',"^' or c < " " for c in text):
         return 'ids must not be blank nor hold , " ^ or controls'
+    if text.startswith("\ufeff"):
+        return "it begins with a byte order mark, which is invisible and gets lost; remove it"
     return "pandas reads it as a missing cell; rename it" if text in MISSING else ""

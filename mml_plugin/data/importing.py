@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from mml_plugin.data.catalog import KNOWN
-from mml_plugin.data.ids import are_whole_numbers, wrong_id
+from mml_plugin.data.check import in_both, repeated
+from mml_plugin.data.ids import are_whole_numbers, first_overlong, wrong_id
 from mml_plugin.data.interactions import Interactions, find_text, load_text
 from mml_plugin.data.store import folder_of, store
 from mml_plugin.errors import UserError
@@ -34,7 +35,8 @@ def import_dataset(name: str, source: Path, root: Path, drop_cold_users: bool = 
         overwrite: replace ``root/name``.
 
     Raises:
-        UserError: for missing or malformed files, wrong contents, and test users without history.
+        UserError: for missing or malformed files, wrong contents, test users without history, and where leaving those
+            out leaves nothing to test.
     """
     folder, source = folder_of(root, name), Path(source)
     if not source.is_dir():
@@ -43,7 +45,8 @@ def import_dataset(name: str, source: Path, root: Path, drop_cold_users: bool = 
     data = load_text(source)
     notes = [*_identity_notes(name, data, {"train.txt": train, "test.txt": test})]
     data, dropped = without_cold_users(data, drop_cold_users, str(test))
-    notes += dropped + _test_only_notes(data)
+    _check_test(data, test, dropped)
+    notes += dropped + _repeated_notes(data) + _test_only_notes(data)
     return store(data, folder, f"text files of {source.resolve().name}", tuple(notes), overwrite)
 
 
@@ -69,7 +72,7 @@ def import_csv(
     frames = [read_pairs_csv(Path(path)) for path in (train, test)]
     for path, pairs in zip((train, test), frames):
         check_pairs(Path(path), pairs)
-    frames, repeated = _distinct(*frames) if distinct else (frames, [])
+    frames, left_out = _distinct(*frames) if distinct else (frames, [])
     users = _order_of_appearance([f[0] for f in frames])
     items = np.unique(np.concatenate([f[1] for f in frames]))
     row_of = np.arange(len(items))
@@ -85,10 +88,9 @@ def import_csv(
         parts += [np.concatenate([[0], np.cumsum(counts)]), row_of[np.searchsorted(items, item)][arranged]]
     data = Interactions(users, items[np.argsort(row_of)], *parts)
     data, dropped = without_cold_users(data, drop_cold_users, str(test))
-    if distinct and not len(data.test_items):
-        said = "; ".join([*repeated, *dropped]) or "it holds none"
-        raise UserError(f"{test}: no test interaction is left to measure with: {said}")
-    notes = repeated + dropped + _test_only_notes(data)
+    left_out += dropped
+    _check_test(data, test, left_out)
+    notes = left_out + _repeated_notes(data) + _test_only_notes(data)
     return store(data, folder, f"{Path(train).name} and {Path(test).name}", tuple(notes), overwrite)
 
 
@@ -150,19 +152,25 @@ def read_pairs_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
             raise UserError(f"{path}, {_line_of(path, empty[0])}: the {column} is empty")
     if not len(frame):
         raise UserError(f"{path} holds no row")
+    for column in ("user", "item"):
+        row, why = first_overlong(frame[column])
+        if why:
+            raise UserError(f"{path}, {_line_of(path, row)}: the {column} {why}; is a quote left open?")
     return frame["user"].to_numpy(str), frame["item"].to_numpy(str)
 
 
 def _line_of(path: Path, row: int) -> str:
-    """Where a row of a CSV file stands: pandas skips blank lines, and a quoted cell may go over several."""
-    with open(path, newline="", encoding="utf-8-sig") as stream:
+    """Where a row of a CSV file begins: pandas skips blank lines, and a quoted cell may go over several."""
+    begins, rows = 1, -1  # the header is no row
+    with open(path, newline="", encoding="utf-8-sig") as stream, suppress(csv.Error):
         reader = csv.reader(stream)
-        rows = (reader.line_num for cells in reader if len(cells) > 1 or "".join(cells).strip())
-        try:
-            line = next(itertools.islice(rows, row + 1, None), None)
-        except csv.Error:
-            line = None
-    return f"row {row + 1}" if line is None else f"line {line}"
+        for cells in reader:
+            rows += len(cells) > 1 or bool("".join(cells).strip())
+            if rows > row:
+                break
+            begins = reader.line_num + 1
+    # Its own cells may be more than the csv module takes; then the rows before it have been counted.
+    return f"line {begins}" if rows >= row else f"row {row + 1}"
 
 
 def check_pairs(path: Path, pairs: Pairs) -> None:
@@ -212,6 +220,25 @@ def without_cold_users(data: Interactions, drop: bool, where: str) -> tuple[Inte
     notes = [f"{len(cold)} test users without training history were left out"]
     lost = data.num_items - len(items)
     return kept, notes + ([f"{lost} items that only such users have were left out"] if lost else [])
+
+
+def _check_test(data: Interactions, test: Path, left_out: list[str]) -> None:
+    if not len(data.test_items):
+        said = "; ".join(left_out) or "it holds none"
+        raise UserError(f"{test}: no test interaction is left to measure with: {said}")
+
+
+def _repeated_notes(data: Interactions) -> list[str]:
+    """What may be a mistake and is kept: an evaluation split apart from train has none of it."""
+    train, test = repeated(data)
+    counts = {
+        "training interactions are repeated, and so train more than once": train,
+        "test interactions are repeated": test,
+        "test interactions are also in train: ranking masks what is in train, so these are hardly ever hit": in_both(
+            data
+        ),
+    }
+    return [f"{count} {what}" for what, count in counts.items() if count]
 
 
 def _test_only_notes(data: Interactions) -> list[str]:

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mml_plugin.data.ids import check_ids
+from mml_plugin.data.ids import check_ids, first_overlong
 from mml_plugin.data.lightgcn import Lines, read_lines
 from mml_plugin.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+# The column of reczoo's CSV files that says whether an interaction is a positive one.
+LABEL = "label"
 
 
 @dataclass(frozen=True)
@@ -174,11 +178,15 @@ def _read_ids(path: Path) -> np.ndarray | None:
     if not path.is_file():
         return None
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"cannot read {path}: it is not UTF-8 ({error.reason} at byte {error.start})") from None
     # Not splitlines(): an id may hold U+2028 and the like, which it takes for line ends.
-    return np.array(text.removesuffix("\n").split("\n"))
+    ids = text.removesuffix("\n").split("\n")
+    row, why = first_overlong(ids)
+    if why:
+        raise UserError(f"{path}, line {row + 1}: the id {why}")
+    return np.array(ids)
 
 
 def load_csv(folder: Path) -> Interactions:
@@ -192,7 +200,7 @@ def load_csv(folder: Path) -> Interactions:
     items = read_corpus(folder)
     splits = [_read_rows(folder / name, len(items)) for name in ("train.csv", "test.csv")]
     codes, queries = pd.factorize(pd.concat([s["query_index"] for s in splits]))
-    ids = pd.concat(splits).drop_duplicates("query_index")["user_id"].to_numpy(str)
+    ids = _as_array(pd.concat(splits).drop_duplicates("query_index")["user_id"], folder)
     cut = len(splits[0])
     parts: list[np.ndarray] = []
     for users, split in ((codes[:cut], splits[0]), (codes[cut:], splits[1])):
@@ -207,9 +215,17 @@ def read_corpus(folder: Path) -> np.ndarray:
 
     path = folder / "item_corpus.csv"
     try:
-        return pd.read_csv(path, usecols=["item_id"], dtype=str, keep_default_na=False)["item_id"].to_numpy(str)
+        ids = pd.read_csv(path, usecols=["item_id"], dtype=str, keep_default_na=False)["item_id"]
     except (OSError, ValueError) as error:
         raise UserError(_bad_line(path, ["item_id"], []) or f"cannot read {path}: {error}") from None
+    return _as_array(ids, path)
+
+
+def _as_array(ids: pd.Series, path: Path) -> np.ndarray:
+    row, why = first_overlong(ids)
+    if why:
+        raise UserError(f"{path}: the {ids.name} {ids.iloc[row][:20]!r}... {why}; is a quote left open?")
+    return ids.to_numpy(str)
 
 
 def _read_rows(path: Path, items: int) -> pd.DataFrame:
@@ -217,16 +233,19 @@ def _read_rows(path: Path, items: int) -> pd.DataFrame:
     import pandas as pd
 
     numbers, columns = ["query_index", "corpus_index"], ["query_index", "corpus_index", "user_id"]
-    types: dict[str, type] = {"query_index": np.int64, "corpus_index": np.int64, "user_id": str}
+    types: dict[str, type] = {"query_index": np.int64, "corpus_index": np.int64, "user_id": str, LABEL: str}
     try:
-        frame = pd.read_csv(path, usecols=columns, dtype=types, keep_default_na=False)
-    except (OSError, ValueError) as error:
+        # A label may be left out; usecols as a list would ask for it.
+        frame = pd.read_csv(path, usecols=lambda name: name in types, dtype=types, keep_default_na=False)
+        frame[columns]
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(_bad_line(path, columns, numbers) or f"cannot read {path}: {error}") from None
     if not len(frame):
         raise UserError(f"{path} holds no row")
     short = (frame["user_id"].isna() | (frame["user_id"] == "")).any() or not _last_line_is_whole(path)
     if short or (frame[numbers] < 0).any(axis=None):
         raise UserError(_bad_line(path, columns, numbers) or f"{path}: a user_id is empty")
+    _check_labels(path, frame)
     outside = np.flatnonzero(frame["corpus_index"].to_numpy() >= items)
     if len(outside):
         raise UserError(
@@ -234,6 +253,18 @@ def _read_rows(path: Path, items: int) -> pd.DataFrame:
             f"whose rows are 0 to {items - 1} ({path.parent / 'item_corpus.csv'})"
         )
     return frame
+
+
+def _check_labels(path: Path, frame: pd.DataFrame) -> None:
+    """Interactions are positives; a label of 0 would be trained as one by an engine that does not read labels."""
+    if LABEL not in frame:
+        return
+    wrong = np.flatnonzero(~frame[LABEL].isin(["1", "1.0"]))
+    if len(wrong):
+        raise UserError(
+            f"{path}, line {wrong[0] + 2}: label must be 1, got {frame[LABEL].iloc[wrong[0]]!r}: a data set holds "
+            "positive interactions, negatives are drawn; leave other rows out"
+        )
 
 
 def _last_line_is_whole(path: Path) -> bool:

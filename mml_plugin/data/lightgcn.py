@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import zlib
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ def read_lines(path: Path) -> Lines:
         UserError: for a missing, truncated or empty file, anything but whole numbers >= 0, and a user with two lines;
             file and line are named.
     """
-    content = _read_bytes(path)
+    content = _read_bytes(path).removeprefix(codecs.BOM_UTF8)
     text = np.frombuffer(content, np.uint8)
     blank = (text == _BLANK) | (text == _TAB) | (text == _RETURN) | (text == _LINE)
     wrong = np.flatnonzero(~blank & ((text < _DIGITS[0]) | (text > _DIGITS[1])))
@@ -54,7 +55,8 @@ def read_lines(path: Path) -> Lines:
         raise UserError(_at(path, content, int(start[long[0]]), "the number is too large"))
     # Of content.split() a million small objects would stay behind in the heap.
     numbers = np.fromstring(content.decode("ascii"), dtype=np.int64, sep=" ")
-    line_ends = np.flatnonzero(text == _LINE)
+    # Each of \n, \r\n and \r ends a line; the empty one within \r\n is none of a user.
+    line_ends = np.flatnonzero((text == _LINE) | (text == _RETURN))
     first = np.unique(np.searchsorted(start, np.concatenate([[0], line_ends])))
     first = first[first < len(numbers)]
     sizes = np.diff(np.append(first, len(numbers))) - 1
@@ -85,8 +87,9 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _at(path: Path, content: bytes, position: int, problem: str) -> str:
-    line = content.count(b"\n", 0, position) + 1
-    begin = content.rfind(b"\n", 0, position) + 1
+    before = content[:position]
+    line = before.count(b"\n") + before.count(b"\r") - before.count(b"\r\n") + 1
+    begin = max(before.rfind(b"\n"), before.rfind(b"\r")) + 1
     word = content[position : position + 24].split(maxsplit=1)[0].decode("utf-8", "replace")
     column = len(content[begin:position].split()) + 1
     return f"{path}, line {line}, word {column}: {problem}, found {word!r}"

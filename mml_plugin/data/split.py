@@ -9,8 +9,8 @@ import numpy as np
 
 from mml_plugin.data import convert
 from mml_plugin.data.interactions import Interactions
-from mml_plugin.data.store import build_folder
 from mml_plugin.errors import UserError
+from mml_plugin.folders import build_folder
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,8 @@ from mml_plugin.data import convert
 from mml_plugin.data.ids import are_whole_numbers, check_ids
 from mml_plugin.data.interactions import Interactions
 from mml_plugin.errors import UserError
-from mml_plugin.files import atomic_write, checksum, make_folder, writing
+from mml_plugin.files import atomic_write, checksum
+from mml_plugin.folders import build_folder, check_place
 
 # What a data set's folder holds.
 FILES = ("train.txt", "test.txt", "train.csv", "test.csv", "item_corpus.csv", "dataset.json")
@@ -41,7 +39,8 @@ def store(data: Interactions, folder: Path, source: str, notes: tuple[str, ...] 
             written.
     """
     folder = Path(folder)
-    check_place(folder, overwrite, MARKS, "a data set")
+    check = partial(check_place, folder, overwrite, MARKS, "a data set")
+    check()
     check_ids([("user", data.user_ids), ("item", data.item_ids)])
 
     def fill(work: Path) -> None:
@@ -51,20 +50,8 @@ def store(data: Interactions, folder: Path, source: str, notes: tuple[str, ...] 
         convert.write_evaluation(data, data.test_indptr, data.test_items, work / "test.csv")
         describe(data, work, source, notes)
 
-    build_folder(folder, fill)
+    build_folder(folder, fill, check)
     return folder
-
-
-def check_place(folder: Path, overwrite: bool, marks: Sequence[str], what: str) -> None:
-    """Raise a :class:`UserError` where a folder must not be replaced: without ``overwrite``, and one that is not
-    ``what``, which the files ``marks`` (any of them) tell. An empty folder may be replaced.
-    """
-    if folder.exists() and not overwrite:
-        raise UserError(f"{folder} is already there; --overwrite replaces it")
-    empty = folder.is_dir() and not any(folder.iterdir())
-    if folder.exists() and not empty and not any((folder / name).is_file() for name in marks):
-        held = " or ".join(marks)
-        raise UserError(f"{folder} is not {what} (it does not hold {held}): --overwrite does not replace it")
 
 
 def folder_of(root: Path, name: str) -> Path:
@@ -76,22 +63,6 @@ def folder_of(root: Path, name: str) -> Path:
             f"{name!r} cannot name a data set: letters, digits, '_', '-' and '.', the first a letter, digit or '_'"
         )
     return Path(root) / name
-
-
-def build_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a temporary sibling and rename it to ``folder``; nothing is left behind when filling fails."""
-    make_folder(folder.parent)
-    with writing(folder):
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        with writing(folder):
-            fill(work)
-            work.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(work, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def write_text(data: Interactions, folder: Path) -> None:

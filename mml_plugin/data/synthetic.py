@@ -9,6 +9,10 @@ import numpy as np
 
 from mml_plugin.data.interactions import Interactions
 from mml_plugin.data.store import FILES, store
+from mml_plugin.errors import UserError
+
+# Users times items: what is drawn for each pair takes some 30 bytes, all at once.
+MOST_PAIRS = 50_000_000
 
 
 def sample(
@@ -30,7 +34,15 @@ def sample(
         factors: latent dimensions.
         taste: how much the factors matter beside popularity.
         test_share: share of each user's items that goes to test, at least 1.
+
+    Raises:
+        UserError: for more pairs of users and items than are drawn in memory.
     """
+    if users * items > MOST_PAIRS:
+        raise UserError(
+            f"--users {users} --items {items}: a value is drawn for each of {users * items:,} pairs of them, and at "
+            f"most {MOST_PAIRS:,} are allowed; take fewer users or items"
+        )
     # Philox and its uniform doubles are fixed by their definition; normals are made from them here, because numpy
     # does not promise the same normals in every release.
     uniform = np.random.Generator(np.random.Philox(seed)).random

@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from mml_plugin.data import convert, split
+from mml_plugin.data.check import in_both
 from mml_plugin.data.interactions import Interactions, load
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.identity import canonical_hash
-from mml_plugin.files import make_folder
+from mml_plugin.files import make_folder, writing
 
 HELD_OUT_SEED = 2019
 TEXTS = ("train.txt", "train.txt.gz")
 FILES = {"train_data": "train.csv", "valid_data": "test.csv", "item_corpus": "item_corpus.csv"}
+HELD_OUT_FILES = {"train_data": "train.csv", "valid_data": "valid.csv", "item_corpus": "item_corpus.csv"}
 HINTS = {"yelp18": "mml data fetch yelp18", "gowalla": "mml data fetch gowalla", "synth": "mml data synth"}
 
 
@@ -165,10 +168,29 @@ def prepare_data(params: Mapping[str, Any], protocol: str, share: float) -> RunD
         return replace(data, paths={key: str(params[key]) for key in ("train_data", "valid_data", "item_corpus")})
     # The split depends on the order of train as well, which the fingerprint does not see.
     place = data.work / f"{data.folder.name}-held-out-{share:g}-{data.word[:12]}"
-    if not place.is_dir():
-        split.write_held_out(data.held_out, place)
-    names = {"train_data": "train.csv", "valid_data": "valid.csv", "item_corpus": "item_corpus.csv"}
-    return replace(data, paths={key: str(place / name) for key, name in names.items()})
+    paths = {key: place / name for key, name in HELD_OUT_FILES.items()}
+    # Of runs that start together one writes it; the others read what it wrote.
+    with writing(place), FileLock(f"{place}.lock"):
+        if not all(path.is_file() for path in paths.values()):
+            if place.exists():
+                logging.warning("%s is damaged and is built anew", place)
+            split.write_held_out(data.held_out, place)
+    return replace(data, paths={key: str(path) for key, path in paths.items()})
+
+
+def say_what_is_odd(data: RunData) -> None:
+    """Log how many items and users are not trained on, and how many test interactions train has too."""
+    whole, training = data.interactions, data.training
+    items = whole.num_items - int(np.count_nonzero(np.bincount(training.train_items, minlength=whole.num_items)))
+    users = whole.num_users - int(np.count_nonzero(np.diff(training.train_indptr)))
+    if items or users:
+        logging.info(
+            "%d items and %d users have no training interaction; they share the out-of-vocabulary row, as in recbox",
+            items, users,
+        )  # fmt: skip
+    known = in_both(whole)
+    if known:
+        logging.info("%d test interactions are also in train, whose items are masked when test is ranked", known)
 
 
 def write_users(data: Interactions, path: Path) -> None:

@@ -23,7 +23,7 @@ from mml_plugin.engine.ranking import ItemLists
 from mml_plugin.engine.trainer import Settings, Trainer, TrainingData
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.config import Experiment
-from mml_plugin.experiment.dataset import RunData, check_data, load_data
+from mml_plugin.experiment.dataset import RunData, check_data, load_data, say_what_is_odd
 from mml_plugin.experiment.logs import warnings_logged
 from mml_plugin.experiment.outputs import Trained, metrics_line
 from mml_plugin.hosts.recbox.allowed import parse_metric
@@ -92,7 +92,7 @@ def train(context: Context) -> Trained:
         on_epoch=context.on_epoch,
         data_id=data.word,
     )
-    _say_what_is_unseen(data)
+    say_what_is_odd(data)
     if context.resume:
         context.history.load(trainer.restore())
     stages = {"data": read - started, "model": time.monotonic() - read}
@@ -207,17 +207,6 @@ def _penalty(value: float | str | None) -> Penalty:
     kind, _, numbers = value.rstrip(")").partition("(")
     parts = [float(number) for number in numbers.split(",")]
     return Penalty(**dict(zip(kind.split("_"), parts)))
-
-
-def _say_what_is_unseen(data: RunData) -> None:
-    whole, training = data.interactions, data.training
-    items = whole.num_items - int(np.count_nonzero(np.bincount(training.train_items, minlength=whole.num_items)))
-    users = whole.num_users - int(np.count_nonzero(np.diff(training.train_indptr)))
-    if items or users:
-        logging.info(
-            "%d items and %d users have no training interaction; they share the out-of-vocabulary row, as in recbox",
-            items, users,
-        )  # fmt: skip
 
 
 def _finish(context: Context, data: RunData, trainer: Trainer, backend: str, stages: dict[str, float]) -> Trained:

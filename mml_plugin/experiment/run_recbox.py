@@ -18,7 +18,7 @@ from mml_plugin.data import convert, split
 from mml_plugin.data.interactions import read_corpus
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.config import Experiment
-from mml_plugin.experiment.dataset import RunData, data_folder, prepare_data, write_users
+from mml_plugin.experiment.dataset import RunData, data_folder, prepare_data, say_what_is_odd, write_users
 from mml_plugin.experiment.logs import warnings_logged
 from mml_plugin.experiment.outputs import Trained, metrics_line
 from mml_plugin.experiment.run_folder import RunFolder
@@ -79,6 +79,7 @@ def train(context: Context) -> Trained:
     started = time.monotonic()
     data = prepare_data(context.params, context.request.protocol, context.request.valid_share)
     _check_rows(context.params, data)
+    say_what_is_odd(data)
     params = {**context.params, **data.paths, "model_root": str(context.folder.path / "recbox")}
     params.pop("test_data", None)
     with warnings_logged():

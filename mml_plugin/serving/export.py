@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ import torch
 from numpy.lib import format as npy
 from torch.nn.functional import normalize
 
-from mml_plugin.data.store import build_folder, check_place
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.experiment.run_folder import EXPORT
+from mml_plugin.folders import build_folder, check_place
 from mml_plugin.serving.saved_run import SavedRun
 
 
@@ -48,7 +49,8 @@ def export(run: SavedRun, format: str, output: Path, cosine: bool = False, overw
     """
     if format not in FORMATS:
         raise UserError(f"--format {format!r} is unknown; {nearest(format, FORMATS)}")
-    check_place(output, overwrite, (EXPORT,), "an earlier export")
+    check = partial(check_place, output, overwrite, (EXPORT,), "an earlier export")
+    check()
     if cosine and run.has_bias:
         raise UserError("--cosine would change the ranking: the vectors' last column is an item bias")
     users, items = run.user_vectors[run.warm], run.item_vectors
@@ -71,7 +73,7 @@ def export(run: SavedRun, format: str, output: Path, cosine: bool = False, overw
         FORMATS[format](vectors, folder)
         (folder / EXPORT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
-    build_folder(output, fill)
+    build_folder(output, fill, check)
     return output
 
 

@@ -65,6 +65,47 @@ def test_malformed_text_names_file_and_line(tmp_path, content, says):
         read_lines(text(tmp_path, "train.txt", content))
 
 
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+def test_any_line_end_ends_a_line(tmp_path, end):
+    (tmp_path / "train.txt").write_bytes(f"0 1 2{end}1 3{end}{end}2 4 x{end}".encode())
+    with pytest.raises(UserError, match="line 4, word 3: only whole numbers"):
+        read_lines(tmp_path / "train.txt")
+    (tmp_path / "train.txt").write_bytes(f"0 1 2{end}1 3{end}{end}2 4{end}".encode())
+    found = read_lines(tmp_path / "train.txt")
+    assert (found.users.tolist(), found.indptr.tolist()) == ([0, 1, 2], [0, 2, 3, 4])
+
+
+def test_a_byte_order_mark_is_no_part_of_an_id(tmp_path):
+    mark = "\ufeff"
+    for name, content in (("train.txt", "0 0 1\n1 1\n"), ("test.txt", "0 1\n"), ("users.txt", "ann\nbob\n"),
+                          ("items.txt", "tea\nmilk\n")):  # fmt: skip
+        (tmp_path / name).write_text(mark + content, encoding="utf-8")
+    data = load(tmp_path)
+    assert (data.user_ids.tolist(), data.item_ids.tolist()) == (["ann", "bob"], ["tea", "milk"])
+    train = pairs_csv(tmp_path / "a.csv", [("ann", "tea")])
+    train.write_text(mark + train.read_text())
+    assert load(import_csv("mine", train, train, tmp_path / "d")).user_ids.tolist() == ["ann"]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "says"),
+    [
+        ("users.txt", "bob", "b" * 256, "users.txt, line 2: the id is 256 characters long, 255 are allowed"),
+        ("train.csv", "ann", '"ann\nx"', r"mine: the user_id 'ann.nx'... holds a line break; is a quote left open\?"),
+        ("item_corpus.csv", "tea", "t" * 256, "item_corpus.csv: the item_id 't*'... is 256 characters long"),
+    ],
+)
+def test_an_id_as_long_as_a_file_is_refused_before_it_is_an_array(tmp_path, name, old, new, says):
+    train = pairs_csv(tmp_path / "a.csv", [("ann", "tea"), ("bob", "milk")])
+    folder = import_csv("mine", train, train, tmp_path)
+    if name != "users.txt":
+        for path in folder.glob("*.txt"):
+            path.unlink()
+    (folder / name).write_text((folder / name).read_text().replace(old, new))
+    with pytest.raises(UserError, match=says):
+        load(folder)
+
+
 def test_a_truncated_gzip_file_is_one_sentence(tmp_path):
     whole = gzip.compress(b"0 1 2\n" * 1000)
     (tmp_path / "train.txt.gz").write_bytes(whole[: len(whole) // 2])
@@ -102,6 +143,8 @@ def test_text_and_csv_give_the_same_interactions(tmp_path):
         ("train.csv", "\n0,2,1,0,", "\n0,2.5,1,0,", r"line 3: corpus_index must be a whole number >= 0, got '2.5'"),
         ("train.csv", "\n0,2,1,0,", "\n0,7,1,0,", r"line 3: item 7 is outside the item corpus, whose rows are 0 to 4"),
         ("test.csv", "\n0,3,1,0,", "\n0,7,1,0,", r"test.csv, line 2: item 7 is outside the item corpus"),
+        ("train.csv", "\n0,2,1,0,", "\n0,2,0,0,", r"train.csv, line 3: label must be 1, got '0'"),
+        ("test.csv", "\n0,3,1,0,", "\n0,3,0.5,0,", r"test.csv, line 2: label must be 1, got '0.5'"),
         ("train.csv", "\n0,2,1,0,1", "\n0,2", r"line 3: 2 cells where the header has 5"),
         ("train.csv", "\n1,4,1,1,0\n", "\n1,4,1", r"line 5: 3 cells where the header has 5"),
         ("train.csv", "corpus_index", "item", r"line 1: column 'corpus_index' is missing; found query_index, item"),
@@ -184,6 +227,16 @@ def test_csv_import_keeps_text_ids(tmp_path):
         ("user,item\na,NA\n", "line 2: item id 'NA' cannot be used: pandas reads it as a missing cell"),
         ("user,item\na,b\nnull,b\n", "line 3: user id 'null' cannot be used: pandas reads it as a missing cell"),
         ("", "is empty; its first line must be a header"),
+        ('user,item\na,b\nc,"d\ne,f\ng"h\n', r"line 3: the item holds a line break; is a quote left open\?"),
+        (f"user,item\na,b\n{'c' * 256},d\n", "line 3: the user is 256 characters long, 255 are allowed"),
+        # More than a cell of the csv module takes, and less than a test should.
+        pytest.param(
+            'user,item\na,b\n"' + "c,d\n" * 40_000 + '",e\n', "line 3: the user is 160,000 characters long", id="huge"
+        ),
+        (
+            "user,item\na,b\n\ufeffc,d\n",
+            "line 3: user id '\\\\ufeffc' cannot be used: it begins with a byte order mark",
+        ),
     ],
 )
 def test_bad_csv_imports(tmp_path, content, says):
@@ -191,6 +244,32 @@ def test_bad_csv_imports(tmp_path, content, says):
     with pytest.raises(UserError, match=says):
         import_csv("bad", text(tmp_path, "bad.csv", content), good, tmp_path / "d")
     assert not (tmp_path / "d" / "bad").exists()
+
+
+def test_repeated_and_known_interactions_are_counted(tmp_path):
+    train = pairs_csv(tmp_path / "a.csv", [("a", "x"), ("a", "x"), ("a", "y"), ("b", "y"), ("a", "x")])
+    test = pairs_csv(tmp_path / "b.csv", [("a", "x"), ("b", "y"), ("b", "y"), ("b", "x")])
+    wanted = [
+        "2 training interactions are repeated, and so train more than once",
+        "1 test interactions are repeated",
+        "3 test interactions are also in train: ranking masks what is in train, so these are hardly ever hit",
+    ]
+    folder = import_csv("csv", train, test, tmp_path / "d")
+    assert json.loads((folder / "dataset.json").read_text())["notes"] == wanted
+    again = import_dataset("text", folder, tmp_path / "d")
+    assert json.loads((again / "dataset.json").read_text())["notes"] == wanted
+
+
+def test_nobody_left_to_test_is_refused(tmp_path):
+    source = text(tmp_path / "s", "train.txt", "0 1 2\n").parent
+    text(source, "test.txt", "8 1\n9 2\n")
+    train, test = pairs_csv(tmp_path / "a.csv", [(0, 1)]), pairs_csv(tmp_path / "b.csv", [(8, 1), (9, 1)])
+    says = "no test interaction is left to measure with: 2 test users without training history were left out"
+    with pytest.raises(UserError, match=f"test.txt: {says}"):
+        import_dataset("cold", source, tmp_path / "d", drop_cold_users=True)
+    with pytest.raises(UserError, match=f"b.csv: {says}"):
+        import_csv("cold", train, test, tmp_path / "d", drop_cold_users=True)
+    assert not (tmp_path / "d").exists()
 
 
 def test_repeated_and_known_interactions_are_left_out_and_counted(tmp_path):
@@ -263,7 +342,11 @@ IDS = st.one_of(
     st.integers(0, 30).map(str),
     st.text("0123\u0663", min_size=1, max_size=20),
     st.text(st.characters(exclude_categories=("Cs",), exclude_characters=',"^'), min_size=1, max_size=5),
-).filter(lambda text: text.strip(" ") and all(c >= " " for c in text) and text not in STR_NA_VALUES)
+).filter(
+    lambda text: (
+        text.strip(" ") and all(c >= " " for c in text) and text not in STR_NA_VALUES and not text.startswith("\ufeff")
+    )
+)
 
 
 @given(st.lists(st.tuples(IDS, IDS), min_size=1, max_size=12), st.randoms(use_true_random=False))
@@ -422,6 +505,15 @@ def test_synthetic_data_is_the_same_everywhere():
     assert np.diff(data.train_indptr).min() >= 1
     counts = np.sort(np.bincount(data.train_items, minlength=data.num_items))[::-1]
     assert counts[: len(counts) // 10].sum() > 2 * len(data.train_items) / 10
+
+
+def test_a_synthetic_set_beyond_memory_is_refused(tmp_path, capsys):
+    words = ["data", "synth", "--users", "100000", "--items", "100000", "--root", str(tmp_path / "d")]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "--users 100000 --items 100000: a value is drawn for each of 10,000,000,000 pairs" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "d").exists()
 
 
 def test_query_index_is_the_id_where_ids_are_numbers():

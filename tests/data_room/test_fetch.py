@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from mml_plugin.cli import main
+
 TINY = Path(__file__).resolve().parents[1] / "data" / "golden" / "tiny"
 COMMIT = "0" * 39 + "1"
 
@@ -125,3 +127,27 @@ def test_an_unreachable_hub_is_one_sentence(tmp_path):
     assert done.returncode == 2
     assert "cannot reach http://127.0.0.1:9" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["foo", "", "http://", "localhost:8080", "ftp://host/x", "http://h:99999", "http://[::1"]
+)
+def test_an_endpoint_that_is_no_url_is_one_sentence(tmp_path, monkeypatch, capsys, endpoint):
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    assert main(["data", "fetch", "gowalla", "--root", str(tmp_path / "data")]) == 2
+    assert f"HF_ENDPOINT must be a URL such as https://huggingface.co, got {endpoint!r}" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_host_that_cannot_be_one_is_one_sentence(tmp_path):
+    done = fetch(tmp_path, "http://.")
+    assert done.returncode == 2
+    assert "cannot reach http://. for" in done.stdout
+
+
+def test_a_folder_that_is_no_data_set_is_refused_before_anything_is_fetched(tmp_path, capsys):
+    (tmp_path / "gowalla").mkdir()
+    (tmp_path / "gowalla" / "letter").write_text("dear all")
+    assert main(["data", "fetch", "gowalla", "--root", str(tmp_path), "--overwrite"]) == 2
+    assert "gowalla is not a data set" in capsys.readouterr().err
+    assert not (tmp_path / ".download").exists()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +106,20 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(written, capsys, file_li
     says = f"error: cannot write {folder}: the file would be larger than the limit set for this process\n"
     assert capsys.readouterr().err == says
     assert sorted(written.path.iterdir()) == before
+
+
+def test_an_export_is_not_replaced_from_inside_and_through_a_link_it_is(written, tmp_path, monkeypatch, capsys):
+    assert export(written, "--format", "npz") == 0
+    monkeypatch.chdir(written.path / "export-npz")
+    before = sorted(os.listdir())
+    assert export(written, "--format", "npz", "--overwrite", "--output", ".") == 2
+    assert ". is the folder that this command runs in" in capsys.readouterr().err
+    assert sorted(os.listdir()) == before
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to(written.path / "export-npz")
+    assert export(written, "--format", "csv", "--overwrite", "--output", "link") == 0
+    assert (written.path / "export-npz" / "items.csv").is_file()
+    assert Path("link").is_symlink()
 
 
 def test_an_interrupted_export_leaves_what_was_there(written, monkeypatch):

@@ -99,7 +99,8 @@ def _digest(path: Path, root: Path) -> str:
         known = json.loads(memory.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
-    if key not in known:
+    known = known if isinstance(known, dict) else {}
+    if not isinstance(known.get(key), str):
         known = {k: v for k, v in known.items() if not k.startswith(f"{path.resolve()}|")}
         known[key] = checksum(path, "sha1")
         with atomic_write(memory) as stream:
@@ -238,15 +239,31 @@ def _longest(path: Path, splitter: str) -> int:
 def _is_sound(folder: Path, files: Mapping[str, Path]) -> bool:
     wanted = ["train", "valid", "item_corpus"] + (["test"] if "test_data" in files else [])
     try:
-        json.loads((folder / "feature_map.json").read_text(encoding="utf-8"))
+        if not _has_features(json.loads((folder / "feature_map.json").read_text(encoding="utf-8"))):
+            return False
         for name in wanted:
             with h5py.File(folder / f"{name}.h5") as stored:
                 rows = int(stored.attrs["num_samples"])
                 if any(stored[column].shape[0] != rows for column in stored):
                     return False
-    except (OSError, ValueError, KeyError):
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # the last three: valid JSON or HDF5 of other form
         return False
     return True
+
+
+def _has_features(content: Any) -> bool:
+    """Whether a feature map has what recbox's ``load`` and its models take for granted."""
+    kinds = {"dataset_id": str, "num_fields": int, "feature_specs": dict}
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
+        return False
+    specs = content["feature_specs"].values()
+    return bool(specs) and all(isinstance(spec, dict) and {"source", "type"} <= spec.keys() for spec in specs)
 
 
 def _load_feature_map(params: Mapping[str, Any], folder: Path) -> Any:

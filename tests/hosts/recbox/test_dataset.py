@@ -36,6 +36,8 @@ def test_feature_maps_equal_the_originals(name, golden_params, tmp_path):
     wanted = json.loads((TINY / f"feature_map.{params['dataset_id']}.json").read_text())
     assert json.loads((prepared.folder / "feature_map.json").read_text()) == wanted
     assert not (prepared.folder / "feature_encoder.pkl").exists()
+    made = prepared.folder.stat().st_ino
+    assert dataset.prepare(params, tmp_path).folder.stat().st_ino == made
 
 
 def test_the_cache_follows_configuration_and_content(params, tmp_path):
@@ -53,6 +55,25 @@ def test_a_damaged_h5_file_is_rebuilt(params, tmp_path):
     assert dataset.prepare(params, tmp_path / "c").folder == folder
     with h5py.File(folder / "train.h5") as stored:
         assert len(stored["user_id"]) == stored.attrs["num_samples"]
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "7", '{"feature_specs": []}', '{"feature_specs": {"user_id": 1}}'])
+def test_a_feature_map_of_another_form_is_rebuilt(params, tmp_path, content):
+    folder = dataset.prepare(params, tmp_path / "c").folder
+    good = (folder / "feature_map.json").read_text()
+    (folder / "feature_map.json").write_text(content)
+    assert dataset.prepare(params, tmp_path / "c").feature_map.feature_specs
+    assert (folder / "feature_map.json").read_text() == good
+
+
+@pytest.mark.parametrize("spoil", [lambda known: [], lambda known: None, lambda known: dict.fromkeys(known, 3)])
+def test_remembered_digests_of_another_form_are_made_anew(params, tmp_path, spoil):
+    folder = dataset.prepare(params, tmp_path / "c").folder
+    memory = tmp_path / "c" / "digests.json"
+    good = json.loads(memory.read_text())
+    memory.write_text(json.dumps(spoil(good)))
+    assert dataset.prepare(params, tmp_path / "c").folder == folder
+    assert json.loads(memory.read_text()) == good
 
 
 def line(number, text):
