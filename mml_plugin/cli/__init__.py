@@ -93,14 +93,17 @@ def main(argv: Sequence[str] | None = None, default_config: Path | None = None) 
         click.echo("stopped", err=True)
         return 130
     except (MemoryError, RuntimeError) as error:
-        # NumPy raises a MemoryError, torch a RuntimeError of its own on a CPU and an OutOfMemoryError on a GPU.
-        if (
-            not isinstance(error, MemoryError)
-            and "allocate memory" not in str(error)
-            and "out of memory" not in str(error)
-        ):
+        lacking = _lacking_memory(error)
+        if not lacking:
             raise
-        said = str(error).partition("\n")[0] or "an allocation failed"
-        click.echo(f"error: not enough memory: {said}; smaller sizes (num_negs, batch_size, k) need less", err=True)
+        click.echo(f"error: not enough memory: {lacking}; smaller sizes (num_negs, batch_size, k) need less", err=True)
         return 2
     return code if isinstance(code, int) else 0
+
+
+def _lacking_memory(error: MemoryError | RuntimeError) -> str:
+    """What could not be allocated; "" for another error: torch has a RuntimeError on a CPU, one of its own on a GPU."""
+    said = str(error).partition("\n")[0]
+    if isinstance(error, MemoryError):
+        return said or "an allocation failed"
+    return said if "allocate memory" in said or "out of memory" in said else ""
