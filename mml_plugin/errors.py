@@ -14,6 +14,18 @@ class UserError(ValueError):
     """
 
 
+def lacking_memory(error: BaseException) -> str:
+    """What could not be allocated; "" for another error.
+
+    NumPy raises a ``MemoryError``, torch a ``RuntimeError`` on a CPU and an ``OutOfMemoryError`` on a GPU.
+    """
+    said = str(error).partition("\n")[0]
+    if isinstance(error, MemoryError):
+        return said or "an allocation failed"
+    lacks = "allocate memory" in said or "out of memory" in said
+    return said if lacks and isinstance(error, RuntimeError) else ""
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """A clause that offers the known names closest to ``name``, or all of them when none is close.
 

@@ -120,7 +120,8 @@ def _names_beside(target: Path) -> Iterator[_Names]:
 def _swap(folder: Path, target: Path, names: _Names, there: bool) -> None:
     """Rename the new folder to its place, which an old one leaves first; :func:`_settle` sees to that one."""
     if there:
-        os.rename(target, names.old)
+        with suppress(FileNotFoundError):  # somebody else has moved it aside since
+            os.rename(target, names.old)
     try:
         os.rename(names.new, target)
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import IO, Any, cast
 
 import torch
 
-from mml_plugin.errors import UserError
+from mml_plugin.errors import UserError, lacking_memory
 from mml_plugin.files import atomic_write
 
 
@@ -59,6 +59,8 @@ def read_state(path: Path, device: torch.device, version: int) -> dict[str, Any]
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path} to resume from") from None
     except Exception as error:  # torch raises whatever its unpickler and the zip reader raise
+        if lacking_memory(error):
+            raise
         raise UserError(f"checkpoint {path} is damaged ({type(error).__name__}); begin anew with --overwrite") from None
     if not isinstance(state, dict) or state.get("version") != version:
         raise UserError(f"checkpoint {path} is not one of this version; begin anew with --overwrite")
@@ -70,7 +72,11 @@ def damage_named(path: Path) -> Iterator[None]:
     """What a state of the right version lacks, or has in another shape or type, is one sentence."""
     try:
         yield
+    except UserError:
+        raise
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        if lacking_memory(error):  # the checkpoint is good, and must not be thrown away
+            raise
         what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.120}"
         raise UserError(f"checkpoint {path} is damaged ({what}); begin anew with --overwrite") from None
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mml_plugin.errors import UserError
-from mml_plugin.states import read_state, write_state
+from mml_plugin.states import damage_named, read_state, write_state
 
 CPU = torch.device("cpu")
 
@@ -52,3 +52,30 @@ def test_another_version_is_refused(tmp_path):
     write_state(tmp_path / "state.pt", {"version": 1})
     with pytest.raises(UserError, match="not one of this version"):
         read_state(tmp_path / "state.pt", CPU, 2)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        torch.OutOfMemoryError("CUDA out of memory."),
+    ],
+)
+def test_too_little_memory_is_no_damage(error, tmp_path, monkeypatch):
+    """The advice for a damaged checkpoint would cost a good one."""
+    with pytest.raises(type(error)), damage_named(tmp_path):
+        raise error
+    write_state(tmp_path / "state.pt", {"version": 1})
+
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(type(error)):
+        read_state(tmp_path / "state.pt", torch.device("cpu"), 1)
+
+
+def test_a_users_mistake_within_is_told_as_it_is(tmp_path):
+    with pytest.raises(UserError, match=r"^mine$"), damage_named(tmp_path):
+        raise UserError("mine")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from mml_plugin.errors import UserError, nearest
+from mml_plugin.errors import UserError, lacking_memory, nearest
 from mml_plugin.interrupts import interruptible
 from mml_plugin.threads import spin_less_when_busy
 
@@ -93,17 +93,10 @@ def main(argv: Sequence[str] | None = None, default_config: Path | None = None) 
         click.echo("stopped", err=True)
         return 130
     except (MemoryError, RuntimeError) as error:
-        lacking = _lacking_memory(error)
+        lacking = lacking_memory(error)
         if not lacking:
             raise
-        click.echo(f"error: not enough memory: {lacking}; smaller sizes (num_negs, batch_size, k) need less", err=True)
+        smaller = "smaller sizes need less (in training: embedding_dim, num_negs, batch_size)"
+        click.echo(f"error: not enough memory: {lacking}; {smaller}", err=True)
         return 2
     return code if isinstance(code, int) else 0
-
-
-def _lacking_memory(error: MemoryError | RuntimeError) -> str:
-    """What could not be allocated; "" for another error: torch has a RuntimeError on a CPU, one of its own on a GPU."""
-    said = str(error).partition("\n")[0]
-    if isinstance(error, MemoryError):
-        return said or "an allocation failed"
-    return said if "allocate memory" in said or "out of memory" in said else ""

@@ -259,7 +259,10 @@ def _check_labels(path: Path, frame: pd.DataFrame) -> None:
     """Interactions are positives; a label of 0 would be trained as one by an engine that does not read labels."""
     if LABEL not in frame:
         return
-    wrong = np.flatnonzero(~frame[LABEL].isin(["1", "1.0"]))
+    import pandas as pd
+
+    words = frame[LABEL].str.strip().str.lower()
+    wrong = np.flatnonzero((pd.to_numeric(words, errors="coerce") != 1) & (words != "true"))
     if len(wrong):
         raise UserError(
             f"{path}, line {wrong[0] + 2}: label must be 1, got {frame[LABEL].iloc[wrong[0]]!r}: a data set holds "

@@ -292,6 +292,8 @@ def history_rows(cell: Cell) -> list[Row]:
     A run that was counted on other thresholds keeps empty bands: reports say so.
     """
     wanted = cell.request.thresholds or ()
+    if not cell.folder.history.is_file():  # a damaged one may be deleted
+        return []
     with open(cell.folder.history, newline="", encoding="utf-8") as stream:
         lines = list(csv.DictReader(stream))
     counted = history_thresholds(cell.folder.history) or ()

@@ -187,7 +187,7 @@ def check_overrides(keys: Iterable[str], where: str = "") -> None:
 
 def run_folder_of(experiment: Experiment, request: RunRequest) -> RunFolder:
     """Where the run of a request is, or would be."""
-    if Path(request.expid).name != request.expid:
+    if Path(request.expid).name != request.expid or request.expid == "..":
         raise UserError(f"experiment {request.expid!r} cannot be run: its name is a folder's, so without / and not ..")
     seed = request.seed if request.seed is not None else int(experiment.params["seed"])
     name = folder_name(request.engine, request.protocol, seed, _override_hash(experiment, request))

@@ -75,8 +75,8 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(
-            f"{path} is damaged ({error}): delete it, and the history of a resumed run begins with its next epoch; or "
-            "begin anew with --overwrite"
+            f"{path} is damaged ({error}): delete it, and only these epochs' curves and seconds are lost; or begin "
+            "anew with --overwrite"
         ) from None
 
 
@@ -281,6 +281,7 @@ class RunFolder:
     def _files(self) -> list[Path]:
         """All that a run writes, ``result.json`` first, and what was exported from it into its folder."""
         exports = {path.parent.name for place in (self.path, self._earlier) for path in place.glob(f"*/{EXPORT}")}
+        exports.discard(self._whole.name)  # aside, an export of that name would pass for the mark
         return [
             self.result, self.history, self.checkpoint, self.embeddings, self.per_user, self.ids, self.seen, self.log,
             self.config, self.events, *(self.path / name for name in sorted(exports)),

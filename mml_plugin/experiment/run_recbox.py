@@ -145,6 +145,13 @@ def _check_same_data(params: dict[str, Any], data: RunData) -> None:
     for key, pairs in (("train_data", (training.train_users, training.train_items)), ("valid_data", evaluated)):
         with h5py.File(params[key]) as stored:
             found = stored[params["query_index"]][:], stored[params["corpus_index"]][:]
+            label = params["label_col"]["name"]
+            odd = np.flatnonzero(stored[label][:] != 1).tolist() if label in stored else []
+        if odd:
+            raise UserError(
+                f"{data.paths[key]}: row {odd[0] + 1} has a {label} that is not 1: a data set holds positive "
+                "interactions, negatives are drawn; leave other rows out, and import the data set again"
+            )
         if not _same_pairs(found, (convert.query_index(data.interactions)[pairs[0]], pairs[1])):
             path = Path(data.paths[key])
             split = "train.txt" if key == "train_data" else "test.txt"

@@ -84,8 +84,8 @@ def tune_and_run(
 
 def write_report(cells: Sequence[Cell], out: Path, spec: Spec) -> str:
     """Compare over users, write ``report.*`` into ``out``, return the tables of metrics and where the report is."""
-    rows = Collector(out / STEM, cells, fingerprint=Matcher().fingerprint).add_bootstraps(asked_only=True)
-    document = build(spec, only(rows, cells))
+    rows = only(Collector(out / STEM, cells, fingerprint=Matcher().fingerprint).add_bootstraps(asked_only=True), cells)
+    document = build(spec, rows)
     document.write(out)
     tables = [block for block in document.blocks if isinstance(block, Table) and block.header[0] == "run"]
     shown = [markdown_table(table.header, table.rows, table.left) for table in tables if "seeds" in table.header]

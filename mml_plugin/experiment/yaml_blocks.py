@@ -29,15 +29,17 @@ class Value:
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, which also refuses a key that stands twice: it would keep the last without a word."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
-            if name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
-            if name is not None and key.tag != "tag:yaml.org,2002:merge":
-                seen.add(name)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # As written: what a merge key (<<) brings in may stand there again.
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            name = (key.tag, key.value)
+            if name in lines:
+                problem = f"{key.value!r} stands twice (also in line {lines[name]})"
+                raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
+            lines[name] = key.start_mark.line + 1
+        return node
 
 
 def read_value(text: str) -> Any:
@@ -123,14 +125,7 @@ def _constructed(loader: _Loader, node: yaml.Node, path: Path, line: int) -> Any
 def _pairs(loader: _Loader, node: yaml.Node, path: Path, what: str) -> Iterator[tuple[str, yaml.Node, int]]:
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path}, line {node.start_mark.line + 1}: {what} must be a mapping of keys to values")
-    written = [k.value for k, _ in node.value if k.tag != "tag:yaml.org,2002:merge"]
     loader.flatten_mapping(node)
-    seen: dict[str, int] = {}
-    merged = len(node.value) - len(written)
-    for position, (key, value) in enumerate(node.value):
+    for key, value in node.value:
         line = key.start_mark.line + 1
-        name = str(_constructed(loader, key, path, line))
-        if name in seen and position >= merged + written.index(key.value) + 1:
-            raise UserError(f"{path}, line {line}: {name!r} stands twice in {what} (also in line {seen[name]})")
-        seen[name] = line
-        yield name, value, line
+        yield str(_constructed(loader, key, path, line)), value, line

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mml_plugin.data.importing import read_pairs_csv
-from mml_plugin.data.interactions import Interactions, load, load_text
+from mml_plugin.data.interactions import Interactions, find_text, load, load_text
 from mml_plugin.data.lightgcn import read_lines
 from mml_plugin.engine import backends
 from mml_plugin.engine.metrics import METRICS
@@ -122,7 +122,7 @@ def _known_rows(run: SavedRun, pairs: Pairs, skip_unknown: bool) -> tuple[np.nda
 def read_pairs(path: Path) -> Pairs:
     """Interactions from a CSV file with the columns ``user,item``, or from text lines ``user item item ...``.
 
-    The numbers in a data set's own text lines are rows of the ``users.txt`` and ``items.txt`` beside them, if there.
+    In a data set's folder the numbers in text lines are rows of the ``users.txt`` and ``items.txt`` there, if any.
 
     Raises:
         UserError: for a missing or malformed file, and for rows that ``users.txt`` or ``items.txt`` does not have.
@@ -131,7 +131,8 @@ def read_pairs(path: Path) -> Pairs:
         return read_pairs_csv(path)
     lines = read_lines(path)
     users, items = np.repeat(lines.users, np.diff(lines.indptr)), lines.items
-    if any((path.parent / name).is_file() for name in ID_FILES):
+    data_set = find_text(path.parent, "train").is_file() or (path.parent / "dataset.json").is_file()
+    if data_set and any((path.parent / name).is_file() for name in ID_FILES):
         return _ids_of_rows(path, users, items)
     return users.astype(str), items.astype(str)
 

@@ -73,6 +73,14 @@ def test_two_experiments(home, capsys):
     assert (home / "out" / "report.html").read_bytes() == before
 
 
+def test_the_other_protocol_in_the_same_folder_has_a_report_of_its_own(home, capsys):
+    words = ["compare", "MF_tiny_ccl", "MF_tiny_mml", "--seeds", "1", *SETS, "--out", "out"]
+    assert compare(words) == 0
+    assert compare([*words, "--protocol", "held-out"]) == 0
+    assert "Protocol held-out: " in capsys.readouterr().out
+    assert "Selected on validation" in (home / "out" / "report.md").read_text()
+
+
 def test_an_override_of_the_data_set_is_what_is_compared(home):
     synthetic.generate(home / "data" / "gowalla", users=70, items=110, seed=4)
     words = ["compare", "MF_tiny_ccl", "MF_tiny_mml", "--seeds", "1", *SETS, "--out", "out"]

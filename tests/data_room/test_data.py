@@ -168,6 +168,21 @@ def test_malformed_csv_without_text_names_file_and_line(tmp_path, name, old, new
         load(folder)
 
 
+@pytest.mark.parametrize("one", ["1.0", "true", "True", " 1", "1e0"])
+def test_a_label_of_1_may_be_written_in_any_way(tmp_path, one):
+    text(tmp_path, "train.txt", "0 1 2\n1 0 4\n")
+    text(tmp_path, "test.txt", "0 3\n1 2\n")
+    folder = import_dataset("mine", tmp_path, tmp_path / "data")
+    for file in folder.glob("*.txt"):
+        file.unlink()
+    for name in ("train.csv", "test.csv"):
+        lines = [line.split(",") for line in (folder / name).read_text().splitlines()]
+        (folder / name).write_text(
+            "".join(",".join([*w[:2], one if n else w[2], *w[3:]]) + "\n" for n, w in enumerate(lines))
+        )
+    assert load(folder).train_items.tolist() == [1, 2, 0, 4]
+
+
 def test_gaps_in_item_ids_shift_nothing(tmp_path):
     source = text(tmp_path / "s", "train.txt", "7 100 5\n3 5 40 100\n").parent
     text(source, "test.txt", "3 7\n")

@@ -15,6 +15,7 @@ from mml_plugin.engine.optimiser import optimizer_class
 from mml_plugin.errors import UserError
 from mml_plugin.experiment import schema
 from mml_plugin.experiment.config import list_experiments, load_experiment
+from mml_plugin.experiment.yaml_blocks import read_blocks, read_document
 from mml_plugin.hosts import recbox
 from mml_plugin.hosts.recbox import allowed
 from mml_plugin.registry import all_loss_keys, loss_keys
@@ -219,9 +220,9 @@ EXPERIMENT = (CONFIG / "model_config" / "MF.yaml").read_text().split("\nMF_yelp_
             "    learnin_rate: 1\n",
             r"model_config.yaml, line \d+: unknown key 'learnin_rate'; did you mean 'learning_rate'",
         ),
-        ("    loss: MSELoss\n", r"line \d+: 'loss' stands twice in block 'MF_yelp_bpr' \(also in line \d+\)"),
+        ("    loss: MSELoss\n", r"line \d+: not valid YAML: 'loss' stands twice \(also in line \d+\)"),
         ("    a: [1\n", r"line \d+: not valid YAML"),
-        ("MF_yelp_bpr: {}\n", "'MF_yelp_bpr' stands twice in the file"),
+        ("MF_yelp_bpr: {}\n", "'MF_yelp_bpr' stands twice"),
         ("x: 3\n", "block 'x' must be a mapping"),
         ("    model_id: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
         ("    model_id: a\ab\n", r"line \d+: not valid YAML: it holds the character U\+0007"),
@@ -232,6 +233,22 @@ EXPERIMENT = (CONFIG / "model_config" / "MF.yaml").read_text().split("\nMF_yelp_
 def test_files_name_the_line(tmp_path, extra, says):
     with pytest.raises(UserError, match=says):
         load_experiment(write(tmp_path / "c", EXPERIMENT + extra), "MF_yelp_bpr")
+
+
+MERGED = """
+base: &base {a: 1, b: 2}
+other: &other {<<: *base, a: 3}
+third: {<<: *other, b: 4}
+fourth: {inner: *other}
+"""
+
+
+def test_what_a_merge_key_brings_in_may_be_written_again(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(MERGED)
+    wanted = yaml.safe_load(MERGED)
+    assert read_document(path) == wanted
+    assert {name: {k: v.value for k, v in block.items()} for name, block in read_blocks(path).items()} == wanted
 
 
 def test_missing_files_and_keys(tmp_path):

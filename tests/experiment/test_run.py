@@ -235,12 +235,13 @@ def test_mistakes_are_one_sentence_and_exit_2(words, says, capsys):
     assert not Path("none").exists()
 
 
-def test_an_experiment_stays_in_the_folder_of_runs(tmp_path, capsys):
+@pytest.mark.parametrize("name", ["../../outside", ".."])
+def test_an_experiment_stays_in_the_folder_of_runs(name, tmp_path, capsys):
     shutil.copytree(CONFIG, tmp_path / "config")
     file = tmp_path / "config" / "model_config" / "MF.yaml"
-    file.write_text(file.read_text().replace("MF_tiny_ccl:", "../../outside:"))
-    assert command("--config", str(tmp_path / "config"), "--expid", "../../outside") == 2
-    assert "experiment '../../outside' cannot be run: its name is a folder's" in capsys.readouterr().err
+    file.write_text(file.read_text().replace("MF_tiny_ccl:", f"{name}:"))
+    assert command("--config", str(tmp_path / "config"), "--expid", name) == 2
+    assert f"experiment {name!r} cannot be run: its name is a folder's" in capsys.readouterr().err
     assert not Path("../outside").exists()
 
 
@@ -308,6 +309,12 @@ def swap_items_of_two_users(path):
     rows.to_csv(path, index=False)
 
 
+def label_0(path):
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    rows.loc[1, "label"] = "0"
+    rows.to_csv(path, index=False)
+
+
 def swap_lines(path):
     header, first, second, *rest = path.read_text().splitlines(keepends=True)
     path.write_text("".join([header, second, first, *rest]))
@@ -321,6 +328,7 @@ def swap_lines(path):
         ("test.csv", cut, "test.csv and test.txt hold different interactions"),
         ("test.csv", swap_items_of_two_users, "test.csv and test.txt hold different interactions"),
         ("item_corpus.csv", swap_lines, "item_corpus.csv does not have the items of"),
+        ("train.csv", label_0, "train.csv: row 2 has a label that is not 1"),
     ],
 )
 def test_text_and_csv_that_differ_are_refused(home, tmp_path, monkeypatch, capsys, name, change, says):

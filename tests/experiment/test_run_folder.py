@@ -111,6 +111,17 @@ def test_a_damaged_history_is_named_before_anything_is_trained(tmp_path, left, s
     History(path, ["Recall(k=20)"]).load(1)
 
 
+def test_an_export_by_the_name_of_the_mark_stays_where_it_is(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_result({"a": 1})
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "export.json").write_text("{}")
+    folder.set_aside()
+    folder.tidy()
+    assert folder.finished
+    assert (tmp_path / "whole" / "export.json").is_file()
+
+
 def test_thresholds_that_are_none_are_damage(tmp_path):
     path = tmp_path / "history.csv"
     path.write_text('epoch,"band_0(-inf,zz]","band_1(zz,inf)"\n')
