@@ -37,19 +37,21 @@ def in_both(data: Interactions) -> int:
 
 def repeated(data: Interactions) -> tuple[int, int]:
     """How many interactions of train and of test have stood there before."""
-    train, test = (
-        len(items) - len(np.unique(users * data.num_items + items))
-        for users, items in ((data.train_users, data.train_items), (data.test_users, data.test_items))
+    train, test = _distinct(data)
+    return len(data.train_items) - len(train), len(data.test_items) - len(test)
+
+
+def _distinct(data: Interactions) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct interactions of train and of test, as ``user * num_items + item``, ascending."""
+    return (
+        np.unique(data.train_users * data.num_items + data.train_items),
+        np.unique(data.test_users * data.num_items + data.test_items),
     )
-    return train, test
 
 
 def statistics(data: Interactions) -> dict[str, float]:
     """Counts of Table 1 and of everything that could disturb a comparison."""
-    train, test = (
-        np.unique(users.astype(np.int64) * data.num_items + items)
-        for users, items in ((data.train_users, data.train_items), (data.test_users, data.test_items))
-    )
+    train, test = _distinct(data)
     total = len(data.train_items) + len(data.test_items)
     per_user = np.diff(data.train_indptr)
     trained, tested = np.unique(data.train_items), np.unique(data.test_items)
