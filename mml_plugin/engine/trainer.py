@@ -368,14 +368,14 @@ class Trainer:
     def batch(self, epoch: int | Tensor, rows: Tensor, history_total: int | None = None) -> Batch:
         """The batch of training rows ``[B]`` in an epoch; ``history_total`` as :meth:`HistorySource.of_rows` has it."""
         data, settings = self.data, self.settings
-        users = data.users[rows]
-        positive = data.item_ids[data.items[rows]]
+        users = data.users.index_select(0, rows)
+        positive = data.item_ids.index_select(0, data.items.index_select(0, rows))
         index = self.sampler.index(epoch, rows, users, positive, settings.num_negs)
         history = (
             data.history.of_rows(rows, users, history_total) if self.tower.needs_history and data.history else None
         )
         return Batch(
-            data.user_ids[users],
+            data.user_ids.index_select(0, users),
             index,
             history,
             self._mask(rows, epoch),

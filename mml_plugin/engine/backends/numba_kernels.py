@@ -17,6 +17,7 @@ from mml_plugin.engine.backends.numba_prefetch import prefetch_row
 # the process that compiles gets other bits than those that load.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 PARTS = 64  # of a sum over a whole table or batch
+RUN = 8  # rows that are moved as one, so that a loop's own cost is paid once for them; they stay in the first cache
 AHEAD = 8  # rows that are asked for before they are read; processors hold about so many requests at once
 
 
@@ -114,22 +115,32 @@ def sparse_item_gradient(active, slots, grad, y, index, user, table, inverse, ce
     """out[i] += d(y)/d(table[i]) weighed by the non-zero grads, for few of them: a worker owns each workers-th item."""
     dim = table.shape[1]
     scaled = inverse.shape[0] > 0
+    entries = active.sum()
     for w in prange(workers):
+        rows, columns = np.empty(entries, np.int32), np.empty(entries, np.int32)
+        count = 0
         for b in range(index.shape[0]):
-            u = user[b]
             for k in range(active[b]):
-                j = slots[b, k]
-                i = index[b, j]
-                if i % workers != w:
-                    continue
-                touched[i] = 1
-                n = inverse[i] if scaled else table.dtype.type(1)
-                g = grad[b, j] * n
-                # Below F.normalize's floor the norm is a constant, so nothing is projected out.
-                c = g * y[b, j] * n if scaled and n < ceiling else table.dtype.type(0)
-                v, o = table[i], out[i]
-                for d in range(dim):
-                    o[d] += g * u[d] - c * v[d]
+                if index[b, slots[b, k]] % workers == w:
+                    rows[count], columns[count] = b, slots[b, k]
+                    count += 1
+        for k in range(-AHEAD, count):
+            if k + AHEAD < count:
+                ahead = index[rows[k + AHEAD], columns[k + AHEAD]]
+                prefetch_row(table, ahead)
+                prefetch_row(out, ahead)
+            if k < 0:
+                continue
+            b, j = rows[k], columns[k]
+            i = index[b, j]
+            touched[i] = 1
+            n = inverse[i] if scaled else table.dtype.type(1)
+            g = grad[b, j] * n
+            # Below F.normalize's floor the norm is a constant, so nothing is projected out.
+            c = g * y[b, j] * n if scaled and n < ceiling else table.dtype.type(0)
+            u, v, o = user[b], table[i], out[i]
+            for d in range(dim):
+                o[d] += g * u[d] - c * v[d]
 
 
 @njit(parallel=True, cache=True)
@@ -228,6 +239,10 @@ def add_user_gradient(workers, grad, table, ids, mask, normalized, dropout_first
     for w in prange(workers):
         g, unit = np.empty(dim, table.dtype), np.empty(dim, table.dtype)
         for b in range(ids.shape[0]):
+            ahead = min(b + AHEAD, ids.shape[0] - 1)
+            if ids[ahead] % workers == w:
+                prefetch_row(table, ids[ahead])
+                prefetch_row(out, ids[ahead])
             if ids[b] % workers != w:
                 continue
             row, o = table[ids[b]], out[ids[b]]
@@ -271,18 +286,51 @@ def gradient_norms(tables, grads, touched, decays, parts):
         t, p = q % count, q // count
         table, grad, flags, decay = tables[t], grads[t], touched[t], decays[t]
         rows = table.shape[0]
-        here = 0.0
+        found = np.empty((p + 1) * rows // PARTS - p * rows // PARTS, np.int64)
+        seen = 0
         for r in range(p * rows // PARTS, (p + 1) * rows // PARTS):
             if flags[r]:
-                here += dot(grad[r], grad[r]) + 2 * decay * dot(grad[r], table[r])
+                found[seen] = r
+                seen += 1
+        here = 0.0
+        for k in range(-AHEAD, seen):
+            if k + AHEAD < seen:
+                prefetch_row(grad, found[k + AHEAD])
+                prefetch_row(table, found[k + AHEAD])
+            if k >= 0:
+                g = grad[found[k]]
+                here += dot(g, g) + 2 * decay * dot(g, table[found[k]])
         parts[t, p] = here
+
+
+@njit(error_model="numpy")
+def move(w, m, v, pull, rate, epsilon, beta1, beta2):
+    """Adam on ``pull * w``, number by number; a division by zero is no error here, as it is none to torch."""
+    one = w.dtype.type(1)
+    for e in range(w.shape[0]):
+        step = pull * w[e]
+        m_e = beta1 * m[e] + (one - beta1) * step
+        v_e = beta2 * v[e] + (one - beta2) * step * step
+        m[e], v[e] = m_e, v_e
+        w[e] -= rate * m_e / (np.sqrt(v_e) + epsilon)
+
+
+@njit(error_model="numpy")
+def move_touched(w, m, v, g, clip, decay, rate, epsilon, beta1, beta2):
+    """Adam on ``clip * (g + decay * w)``, number by number; clears ``g``."""
+    one = w.dtype.type(1)
+    for e in range(w.shape[0]):
+        step = clip * (g[e] + decay * w[e])
+        g[e] = 0
+        m_e = beta1 * m[e] + (one - beta1) * step
+        v_e = beta2 * v[e] + (one - beta2) * step * step
+        m[e], v[e] = m_e, v_e
+        w[e] -= rate * m_e / (np.sqrt(v_e) + epsilon)
 
 
 @njit(parallel=True, cache=True)
 def adam(tables, grads, firsts, seconds, touched, decays, clip, rate, epsilon, beta1, beta2, norms):
     """One dense Adam step on clip * (g + decay W) per table; clears what was touched and leaves each row's |w|^2."""
-    one = tables[0].dtype.type(1)
-    rest1, rest2 = one - beta1, one - beta2
     count = len(tables)
     for q in prange(PARTS * count):
         # Neighbours in q are parts of different tables, so that every worker gets its share of each.
@@ -291,25 +339,24 @@ def adam(tables, grads, firsts, seconds, touched, decays, clip, rate, epsilon, b
             tables[t], grads[t], firsts[t], seconds[t], touched[t], norms[t]
         )  # fmt: skip
         decay = decays[t]
-        pull = clip * decay
         rows, dim = table.shape
-        for r in range(p * rows // PARTS, (p + 1) * rows // PARTS):
-            w, m, v, g = table[r], first[r], second[r], grad[r]
-            if flags[r]:
-                flags[r] = 0
-                for d in range(dim):
-                    step = clip * (g[d] + decay * w[d])
-                    g[d] = 0
-                    m[d] = beta1 * m[d] + rest1 * step
-                    v[d] = beta2 * v[d] + rest2 * step * step
-                    w[d] -= rate * m[d] / (np.sqrt(v[d]) + epsilon)
+        flat_w, flat_m, flat_v, flat_g = table.reshape(-1), first.reshape(-1), second.reshape(-1), grad.reshape(-1)
+        begin, last = p * rows // PARTS, (p + 1) * rows // PARTS
+        while begin < last:
+            flag, end = flags[begin], begin + 1
+            while end < min(begin + RUN, last) and flags[end] == flag:
+                end += 1
+            run = slice(begin * dim, end * dim)
+            if flag:
+                flags[begin:end] = 0
+                move_touched(
+                    flat_w[run], flat_m[run], flat_v[run], flat_g[run], clip, decay, rate, epsilon, beta1, beta2
+                )
             else:
-                for d in range(dim):
-                    step = pull * w[d]
-                    m[d] = beta1 * m[d] + rest1 * step
-                    v[d] = beta2 * v[d] + rest2 * step * step
-                    w[d] -= rate * m[d] / (np.sqrt(v[d]) + epsilon)
-            squared_norms[r] = dot(w, w)
+                move(flat_w[run], flat_m[run], flat_v[run], clip * decay, rate, epsilon, beta1, beta2)
+            for r in range(begin, end):
+                squared_norms[r] = dot(table[r], table[r])
+            begin = end
 
 
 @njit(parallel=True, cache=True)
