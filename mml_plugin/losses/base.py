@@ -51,11 +51,9 @@ class SampledLoss(nn.Module):
         scores = self.checked(y_pred, y_true)
         if self.needs_cosine:
             self._range.look(scores)
-        # Two slices would each have a gradient of the whole shape, zeros but for their own; these are joined once.
-        positives, negatives = scores.split([1, scores.size(1) - 1], dim=1)
         if self.needs_users:
-            return self.compute(positives.squeeze(1), negatives, self.checked_users(users, scores))
-        return self.compute(positives.squeeze(1), negatives)
+            return self.compute(scores[:, 0], scores[:, 1:], self.checked_users(users, scores))
+        return self.compute(scores[:, 0], scores[:, 1:])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SampledLoss:
         # model.bfloat16() reaches the losses in it, and a margin of 0.9 would become 0.8984.

@@ -16,9 +16,7 @@ from torch import Tensor
 
 from mml_plugin.engine.backends.base import AdamConstants, Settled, TableState
 from mml_plugin.engine.backends.numba_kernels import PARTS, dot
-from mml_plugin.engine.backends.numba_prefetch import prefetch_row
 
-AHEAD = 4  # rows that are asked for before they are read; each is three of them, weight and moments
 # Steps that are noted before everybody has to take them.
 CAPACITY = 4096
 # A bound that is computed in floating point is one with this factor.
@@ -137,11 +135,6 @@ def catch_up(
     """Bring the read rows up to ``now``; a worker owns whole parts, so that a row that is read twice is its alone."""
     for worker in prange(workers):
         for k in range(rows.shape[0]):
-            ahead = rows[min(k + AHEAD, rows.shape[0] - 1)]
-            if ahead % PARTS % workers == worker:
-                prefetch_row(weight, ahead)
-                prefetch_row(first, ahead)
-                prefetch_row(second, ahead)
             r = rows[k]
             if stepped[r] < now and r % PARTS % workers == worker:
                 bring(
