@@ -42,16 +42,28 @@ MARKERS = ("<!-- matrix:begin -->", "<!-- matrix:end -->")
 
 @dataclass(frozen=True)
 class Stack:
-    """One environment: a Python, and the lock as it is or a few pins that pip resolves the rest around."""
+    """One environment: a Python, and the lock as it is, or a few pins that the rest is resolved around, or the least.
+
+    ``lowest``: of every declared dependency the oldest version that its range allows.
+    """
 
     name: str
     python: str
     pins: dict[str, str] = field(default_factory=dict)
+    lowest: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What its versions are, in words."""
+        if self.lowest:
+            return "the lowest that is declared"
+        return " ".join(f"{name} {pin}" for name, pin in self.pins.items()) or "as locked"
 
 
 # pyarrow 26 wants numpy 2, and says so only when it is imported.
 OLD = {"numpy": "1.26.4", "pandas": "2.2.3", "torch": "2.4.1", "pyarrow": "25.0.1"}
 STACKS = (
+    Stack("lowest", "3.10", lowest=True),
     Stack("oldest", "3.10", OLD),
     Stack("numpy1-torch2.4", "3.11", OLD),
     Stack("lock-3.10", "3.10"),
@@ -81,9 +93,10 @@ def build(stack: Stack, python: str, folder: Path) -> Path:
     subprocess.run([uv, "venv", "--clear", "--quiet", "--python", python, str(folder)], check=True)
     inner = folder / "bin" / "python"
     pip = [uv, "pip", "install", "--quiet", "--python", str(inner)]
-    if stack.pins:
+    if stack.lowest or stack.pins:
         pins = [f"{name}=={pin}" for name, pin in stack.pins.items()]
-        subprocess.run([*pip, "--editable", f"{ROOT}[test]", *pins], check=True)
+        lowest = ["--resolution", "lowest-direct"] if stack.lowest else []
+        subprocess.run([*pip, *lowest, "--editable", f"{ROOT}[test]", *pins], check=True)
     else:
         subprocess.run([*pip, "--requirement", str(ROOT / "requirements.lock")], check=True)
         subprocess.run([*pip, "--no-deps", "--editable", str(ROOT)], check=True)
@@ -178,10 +191,7 @@ def main() -> int:
     chosen = [s for s in STACKS if not options.only or s.name in options.only]
     rows = []
     for position, stack in enumerate(chosen, 1):
-        print(
-            f"[{position}/{len(chosen)}] {stack.name}: Python {stack.python} {stack.pins or 'as locked'}",
-            flush=True,
-        )
+        print(f"[{position}/{len(chosen)}] {stack.name}: Python {stack.python}, {stack.kind}", flush=True)
         rows.append(run(stack, options.keep))
         print(f"    {rows[-1]['outcome']}", flush=True)
         write(rows)
