@@ -182,8 +182,8 @@ def prepare(
 
 @contextmanager
 def _prepared_by_one(out: Path) -> Iterator[None]:
-    """Hold ``out`` for this process; what is refused leaves no folder that was not there."""
-    fresh, lock = not out.exists(), out / ".prepare.lock"
+    """Hold ``out`` for this process; what is refused leaves no folder that was not there, parents included."""
+    fresh, lock = [folder for folder in (out, *out.parents) if not folder.exists()], out / ".prepare.lock"
     make_folder(out)
     try:
         with writing(out), FileLock(str(lock)):
@@ -192,7 +192,8 @@ def _prepared_by_one(out: Path) -> Iterator[None]:
         if fresh:
             lock.unlink(missing_ok=True)
             with suppress(OSError):
-                out.rmdir()
+                for folder in fresh:
+                    folder.rmdir()
         raise
 
 
