@@ -12,7 +12,7 @@ from numba import njit, prange
 from mml_plugin.engine.backends.base import NORM_FLOOR
 from mml_plugin.engine.backends.numba_prefetch import prefetch_row
 
-# Reassociated sums let the compiler use vector registers; NaN and infinity keep their meaning. Only for the two sums
+# Reassociated sums let the compiler use vector registers; NaN and infinity keep their meaning. Only for the sums
 # below: numba optimises once more what it stores on disk, and where the compiler is free to choose between roundings,
 # the process that compiles gets other bits than those that load.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
@@ -41,6 +41,16 @@ def four_dots(one, a, b, c, d):
         in_c += x * c[k]
         in_d += x * d[k]
     return in_a, in_b, in_c, in_d
+
+
+@njit(fastmath=FAST)
+def square_and_dot(one, other):
+    """<one, one>, <one, other>."""
+    square = along = one.dtype.type(0)
+    for d in range(one.shape[0]):
+        square += one[d] * one[d]
+        along += one[d] * other[d]
+    return square, along
 
 
 @njit(fastmath=FAST)
@@ -286,20 +296,22 @@ def gradient_norms(tables, grads, touched, decays, parts):
         t, p = q % count, q // count
         table, grad, flags, decay = tables[t], grads[t], touched[t], decays[t]
         rows = table.shape[0]
-        found = np.empty((p + 1) * rows // PARTS - p * rows // PARTS, np.int64)
-        seen = 0
-        for r in range(p * rows // PARTS, (p + 1) * rows // PARTS):
+        first, last = p * rows // PARTS, (p + 1) * rows // PARTS
+        found, seen = np.empty(last - first, np.int64), 0
+        for r in range(first, last):
             if flags[r]:
                 found[seen] = r
                 seen += 1
+        # Most of a table's rows lie close enough together for the processor to ask for them by itself.
+        ahead = AHEAD if 2 * seen < last - first else 0
         here = 0.0
-        for k in range(-AHEAD, seen):
-            if k + AHEAD < seen:
-                prefetch_row(grad, found[k + AHEAD])
-                prefetch_row(table, found[k + AHEAD])
+        for k in range(-ahead, seen):
+            if ahead and k + ahead < seen:
+                prefetch_row(grad, found[k + ahead])
+                prefetch_row(table, found[k + ahead])
             if k >= 0:
-                g = grad[found[k]]
-                here += dot(g, g) + 2 * decay * dot(g, table[found[k]])
+                square, along = square_and_dot(grad[found[k]], table[found[k]])
+                here += square + 2 * decay * along
         parts[t, p] = here
 
 
