@@ -1,7 +1,8 @@
-"""Where numba keeps compiled kernels when the checkout and the user's cache are read-only."""
+"""Where numba keeps compiled kernels, and when it compiles them anew."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -42,6 +43,7 @@ def test_a_folder_of_the_process_takes_the_cache_s_place(read_only, caplog):
     with caplog.at_level("INFO"):
         assert backends.select("auto", CPU).name == "numba"
     assert [folder.name.startswith("mml-numba-") for folder in read_only.iterdir()] == [True]
+    assert len(list(read_only.rglob(numba_cache.STAMP))) == 1
     warning, pick = caplog.messages
     assert "every process compiles them anew; set NUMBA_CACHE_DIR" in warning
     assert pick == "Backend numba on cpu (picked by auto)"
@@ -57,3 +59,36 @@ def test_where_there_is_no_such_folder_auto_passes_numba_over(read_only, monkeyp
     assert caplog.messages[0].startswith("Backend numba is passed over: numba finds no folder that it can write")
     with pytest.raises(UserError, match=r"--backend numba cannot be used on cpu: .* set NUMBA_CACHE_DIR to one"):
         backends.select("numba", CPU)
+
+
+def test_a_change_in_a_file_of_kernels_outdates_those_that_call_it_from_another(tmp_path):
+    called, caller = tmp_path / "numba_called.py", tmp_path / "numba_caller.py"
+    imports = "from numba import njit\nfrom numba_called import inner\n\n\n"
+    caller.write_text(imports + "@njit(cache=True)\ndef outer():\n    return inner()\n")
+
+    def run(value: int) -> tuple[int, ...]:
+        called.write_text(f"from numba import njit\n\n\n@njit\ndef inner():\n    return {value}\n")
+        numba_cache.drop_outdated(tmp_path / "__pycache__", tmp_path)
+        code = "import numba_caller; print(numba_caller.outer(), sum(numba_caller.outer.stats.cache_hits.values()))"
+        environment = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1", "PATH": ""}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        return tuple(int(word) for word in done.stdout.split())
+
+    assert run(10) == (10, 0)
+    assert run(10) == (10, 1)
+    assert run(22) == (22, 0)
+    assert sorted(path.suffix for path in (tmp_path / "__pycache__").glob("numba_*")) == [".nbc", ".nbi"]
+
+
+def test_what_is_compiled_stays_where_nobody_may_tidy_up(tmp_path, monkeypatch):
+    (tmp_path / "numba_kernels.py").write_text("")
+    compiled = tmp_path / "numba_kernels.dot-1.py312.nbi"
+    compiled.write_text("")
+
+    def unlink(path, missing_ok=False):
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    numba_cache.drop_outdated(tmp_path, tmp_path)
+    assert compiled.exists()
+    assert not (tmp_path / numba_cache.STAMP).exists()

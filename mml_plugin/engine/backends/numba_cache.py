@@ -1,16 +1,24 @@
-"""A folder in which numba can keep compiled kernels: without one it refuses to import them."""
+"""The folder in which numba keeps compiled kernels: there is one, and it holds none that a change has outdated."""
 
 from __future__ import annotations
 
 import atexit
+import contextlib
+import hashlib
 import logging
 import shutil
 import tempfile
 from functools import cache
+from pathlib import Path
 
 import numba
 
 from mml_plugin.engine.backends.base import CannotStart
+from mml_plugin.errors import UserError
+from mml_plugin.files import atomic_write
+
+SOURCES = Path(__file__).parent
+STAMP = "mml_kernels.sha256"
 
 
 def ensure() -> None:
@@ -19,24 +27,47 @@ def ensure() -> None:
     Raises:
         CannotStart: when there is no place for such a folder either.
     """
-    if _has_place():
-        return
-    numba.config.CACHE_DIR = _temporary_folder()  # type: ignore[attr-defined]
-    if not _has_place():
+    place = _place()
+    if place is None:
+        numba.config.CACHE_DIR = _temporary_folder()  # type: ignore[attr-defined]
+        place = _place()
+    if place is None:
         raise CannotStart(_nowhere())
+    drop_outdated(place, SOURCES)
 
 
-def _has_place() -> bool:
+def drop_outdated(place: Path, sources: Path) -> None:
+    """Remove the kernels compiled in ``place`` if a file of kernels in ``sources`` has changed since.
+
+    numba itself asks only whether the file that a kernel stands in has changed, and would go on with the old code of
+    what the kernel calls in another.
+    """
+    digest = hashlib.sha256()
+    for source in sorted(sources.glob("numba_*.py")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    now, stamp = digest.hexdigest(), place / STAMP
+    # Whoever may not tidy up here is left with numba's own rule.
+    with contextlib.suppress(OSError, UserError):
+        if stamp.is_file() and stamp.read_text() == now:
+            return
+        for compiled in (*place.glob("numba_*.nbi"), *place.glob("numba_*.nbc")):
+            compiled.unlink(missing_ok=True)
+        with atomic_write(stamp) as out:
+            out.write(now)
+
+
+def _place() -> Path | None:
+    """Where numba keeps what it compiles of this folder's files."""
+
     def kernel() -> None:
         """Stands beside the kernels, so numba looks in the same places; it is never compiled."""
 
     try:
-        numba.njit(cache=True)(kernel)
+        return Path(str(numba.njit(cache=True)(kernel).stats.cache_path))
     except RuntimeError as error:
         if "no locator available" not in str(error):
             raise
-        return False
-    return True
+        return None
 
 
 @cache
