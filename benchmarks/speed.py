@@ -221,10 +221,8 @@ def compiling() -> Iterator[list[float]]:
 
 def warm_gpu(trainer: Any, torch: Any) -> None:
     """Let a GPU's trainer capture its step and see a first evaluation, as any epoch but the first finds it."""
-    trainer.settings.__dict__["max_batches"] = 20
-    for _ in trainer.steps(0):
+    for _ in trainer.steps(0):  # to the last batch: kernels are compiled for its size as well
         pass
-    trainer.settings.__dict__["max_batches"] = None
     trainer.evaluate(trainer.data.valid)
     torch.cuda.synchronize()
 
@@ -390,6 +388,24 @@ def run_case(name: str, case: Case, device: str, rounds: int, only: set[str]) ->
             row["times_faster"] = statistics.median(a["epoch_seconds"] / b["epoch_seconds"] for a, b in pairs)
         rows.append({**row, **provenance()})
     return rows
+
+
+def usable(device: str, asked: set[str]) -> set[str]:
+    """Those of the engines asked for that can run on the device; says why others of its own cannot.
+
+    Raises:
+        UserError: when the device is not there.
+    """
+    from mml_plugin.devices import resolve_device
+    from mml_plugin.engine import backends
+
+    there = resolve_device(0 if device == "cuda" else -1)
+    for info in backends.KNOWN:
+        obstacle = info.obstacle(there) if device in info.devices and info.name in asked else ""
+        if obstacle:
+            print(f"  {info.name} is left out: {obstacle}", flush=True)
+            asked = asked - {info.name}
+    return asked
 
 
 def median(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -722,12 +738,17 @@ def main() -> None:
         job = json.loads(options.worker)
         print(json.dumps(WORKERS[job["engine"]](job)))
         return
+    from mml_plugin.errors import UserError
+
+    try:
+        only = usable(options.device, set(options.engine or ["recbox", "numba", "torch", "reference", "triton"]))
+    except UserError as error:
+        parser.error(str(error))
     if options.sweep:
         sweep(options.device)
     elif options.sampler:
         sampler(options.device, options.rounds)
     elif not options.table:
-        only = set(options.engine or ["recbox", "numba", "torch", "reference", "triton"])
         for name in options.case or CASES:
             rows = run_case(name, CASES[name], options.device, options.rounds, only)
             write(RESULTS, rows, COLUMNS, ("case", "engine", "backend", *MACHINE))

@@ -31,17 +31,23 @@ def _bytes(process: psutil.Process) -> int:
 class PeakMemory:
     """Samples :func:`process_tree_bytes` every ``interval`` seconds between ``with`` and its end.
 
-    On a CUDA device, :attr:`peak` is the device's peak allocation instead.
+    On a CUDA device, :attr:`peak` is the device's peak allocation instead, what is allocated at the beginning included.
     """
 
     def __init__(self, interval: float = 1.0, cuda_device: int | None = None) -> None:
         self.interval = interval
         self.cuda_device = cuda_device
         self._peak = 0
+        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="peak-memory", daemon=True)
 
     def __enter__(self) -> PeakMemory:
+        if self.cuda_device is not None:
+            import torch
+
+            torch.cuda.init()
+            torch.cuda.reset_peak_memory_stats(self.cuda_device)
         self._thread.start()
         return self
 
@@ -55,7 +61,10 @@ class PeakMemory:
 
     def sample(self) -> None:
         """Look now."""
-        self._peak = max(self._peak, process_tree_bytes())
+        seen = process_tree_bytes()
+        # The thread and whoever asks look at the same time; neither may write back a peak from before the other's.
+        with self._lock:
+            self._peak = max(self._peak, seen)
 
     @property
     def peak(self) -> int:

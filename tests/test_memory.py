@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+import threading
 
 import numpy as np
 import pytest
+import torch
 
 from mml_plugin.memory import PeakMemory, process_tree_bytes
 
@@ -49,3 +51,33 @@ def test_the_peak_stays_after_its_memory_is_gone():
         memory.sample()
         del block
     assert memory.peak - before > 90 * MEGABYTE
+
+
+def test_a_look_that_takes_long_does_not_undo_a_larger_one(monkeypatch):
+    memory, looking, go_on = PeakMemory(), threading.Event(), threading.Event()
+
+    def slowly():
+        looking.set()
+        assert go_on.wait(30)
+        return 10
+
+    monkeypatch.setattr("mml_plugin.memory.process_tree_bytes", slowly)
+    thread = threading.Thread(target=memory.sample)
+    thread.start()
+    assert looking.wait(30)
+    monkeypatch.setattr("mml_plugin.memory.process_tree_bytes", lambda: 90)
+    memory.sample()
+    go_on.set()
+    thread.join()
+    monkeypatch.setattr("mml_plugin.memory.process_tree_bytes", lambda: 0)
+    assert memory.peak == 90
+
+
+def test_on_a_gpu_the_peak_of_an_earlier_training_is_forgotten(monkeypatch):
+    done = []
+    monkeypatch.setattr(torch.cuda, "init", lambda: done.append("init"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: done.append(device))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 40 + device)
+    with PeakMemory(cuda_device=2) as memory:
+        assert done == ["init", 2]
+    assert memory.peak == 42

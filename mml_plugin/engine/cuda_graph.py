@@ -8,6 +8,7 @@ step (row ids, epoch, step count, learning rate, sums) has to be a tensor on the
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
@@ -22,6 +23,9 @@ class Graph(Protocol):
 
     def warm_up(self, body: Callable[[], T]) -> T:
         """Run ``body`` for good, as it will be captured: libraries start, kernels are compiled."""
+
+    def rehearse(self, body: Callable[[], T]) -> tuple[T, str]:
+        """:meth:`warm_up`, watching for waits; returns also what a capture would break off at, "" for nothing."""
 
     def capture(self, body: Callable[[], T]) -> T:
         """Record what ``body`` does without doing it; its tensors are filled by :meth:`replay`.
@@ -52,13 +56,42 @@ class CudaGraph:
             current.wait_stream(self._stream)
         return result
 
+    def rehearse(self, body: Callable[[], T]) -> tuple[T, str]:
+        """With torch's own watch for waits.
+
+        A capture that breaks off is no way to find out: until torch 2.13 the allocator believes in it ever after, so
+        that no later capture of the process succeeds and full memory is not tidied up before it is an error.
+        """
+        before = torch.cuda.get_sync_debug_mode()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                result = self.warm_up(body)
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+        waits = [warning for warning in caught if "called a synchronizing CUDA operation" in str(warning.message)]
+        for warning in caught:
+            if warning not in waits and "Synchronization debug mode" not in str(warning.message):
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        where = f"{waits[0].filename}:{waits[0].lineno}" if waits else ""
+        return result, f"the host waits for the GPU in every step ({where})" if waits else ""
+
     def capture(self, body: Callable[[], T]) -> T:
         """On a stream of its own; other threads (the one that watches memory) may go on meanwhile."""
+        first: RuntimeError | None = None
         with torch.cuda.device(self.device):
             current = torch.cuda.current_stream()
             try:
                 with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
-                    return body()
+                    try:
+                        return body()
+                    except RuntimeError as error:
+                        first = error
+                        raise
+            except RuntimeError as error:
+                # Ending a capture that broke off is an error of its own, which says nothing of why.
+                raise first or error from None
             finally:
                 # After a failed capture torch leaves its stream the current one.
                 torch.cuda.set_stream(current)
@@ -107,7 +140,7 @@ class GraphedStep(Generic[T]):
         self._rows.copy_(rows)
         if self._warm < self.WARM_UP:
             self._warm += 1
-            return self._graph.warm_up(self._on_static_rows)
+            return self._graph.warm_up(self._on_static_rows) if self._warm < self.WARM_UP else self._rehearse()
         if not self.captured and not self._capture():
             return self._body(rows)
         self._graph.replay()
@@ -117,14 +150,22 @@ class GraphedStep(Generic[T]):
     def _on_static_rows(self) -> T:
         return self._body(self._rows)
 
+    def _rehearse(self) -> T:
+        result, obstacle = self._graph.rehearse(self._on_static_rows)
+        if obstacle:
+            self._refuse(obstacle)
+        return result
+
+    def _refuse(self, why: str) -> None:
+        self.refused = True
+        logging.info("The step cannot be captured as a CUDA graph and is launched kernel by kernel: %s", why)
+
     def _capture(self) -> bool:
         try:
             self._result = self._graph.capture(self._on_static_rows)
         except RuntimeError as error:
-            self.refused = True
             self._undo()
-            why = (str(error).strip() or type(error).__name__).splitlines()[0]
-            logging.info("The step cannot be captured as a CUDA graph and is launched kernel by kernel: %s", why)
+            self._refuse((str(error).strip() or type(error).__name__).splitlines()[0])
             return False
         self.captured = True
         logging.info("The step is captured as a CUDA graph")

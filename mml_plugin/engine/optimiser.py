@@ -300,6 +300,10 @@ class GeneralOptimiser:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what :meth:`state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
+        # A checkpoint is read to the device; torch counts steps on the host, and would wait for each count there.
+        for kept in self.optimizer.state.values():
+            if isinstance(kept.get("step"), Tensor):
+                kept["step"] = kept["step"].cpu()
 
 
 def optimizer_class(name: str) -> type[torch.optim.Optimizer]:

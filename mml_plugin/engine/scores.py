@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -94,17 +96,30 @@ def sampled_scores(
     _check(user_vecs, item_table, item_index)
     if not in_range:
         _check_range(item_index, len(item_table))
-    chosen = backends.select(backend, user_vecs.device) if isinstance(backend, str) else backend
+    chosen = _selected.of(backend, user_vecs.device) if isinstance(backend, str) else backend
     if normalize and inverse_norms is None:
         inverse_norms = item_table.detach().norm(dim=1).clamp_min(NORM_FLOOR).reciprocal()
     index = item_index.to(chosen.index_dtype).contiguous()
     y = _SampledScores.apply(
-        user_vecs.contiguous(), item_table, index, inverse_norms if normalize else None, chosen, gradient
+        user_vecs.contiguous(), item_table.contiguous(), index, inverse_norms if normalize else None, chosen, gradient
     )
     if item_bias is not None:
         bias = torch.nn.functional.embedding(index, item_bias.reshape(-1, 1)).squeeze(-1)
         y = y + (bias if user_scale is None else user_scale.reshape(-1, 1) * bias)
     return y
+
+
+class _Selected(threading.local):
+    """Backends by name and device, picked and logged once: ``sampled_scores`` stands in the steps of others' trainings.
+
+    A thread has its own, since a backend keeps memory that one kernel fills and the next one reads.
+    """
+
+    def __init__(self) -> None:
+        self.of = cache(backends.select)
+
+
+_selected = _Selected()
 
 
 def _check(user: Tensor, table: Tensor, index: Tensor) -> None:

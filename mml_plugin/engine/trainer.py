@@ -208,7 +208,7 @@ class Trainer:
             return "the batches' histories differ in size"
         if self.model.item_table is None:
             return "the batches' distinct items, which the item tower is given, differ in number"
-        return ""
+        return self.backend.capture_obstacle(self.settings.exclude_positives)
 
     def _drop_gradients(self) -> None:
         """Forget gradients that a failed capture has announced and never computed."""

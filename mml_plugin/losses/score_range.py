@@ -32,8 +32,10 @@ class ScoreRange:
             return
         if torch._C._functorch.is_functorch_wrapped_tensor(scores):
             return
-        if scores.is_cuda and torch.cuda.is_current_stream_capturing():
-            return  # a CUDA graph records kernels; reading a value would end the recording
+        if scores.is_cuda and (torch.cuda.is_current_stream_capturing() or torch.cuda.get_sync_debug_mode()):
+            # A CUDA graph records kernels, and reading a value would end that; and whoever looks for what waits in
+            # every step is not after this.
+            return
         self.batches += 1
         if self.batches & (self.batches - 1):
             return

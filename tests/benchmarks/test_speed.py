@@ -143,3 +143,25 @@ def test_the_readme_shows_each_cases_newest_pair_and_no_pair_of_different_runs(s
         cells = speed.short(rows)[1]
         assert [cell[6] for cell in cells] == ["9x", "–"]
         assert [(cell[0], cell[3]) for cell in cells] == [("a", "100.0 s, 7.0 s"), ("b", "100.0 s, 5.0 s")]
+
+
+def test_what_cannot_run_here_is_left_out_with_the_reason(speed, monkeypatch, capsys):
+    from mml_plugin.engine import backends
+
+    def obstacle(info, device):
+        return "there is none today" if info.name == "numba" else "not of this device, and not asked about"
+
+    monkeypatch.setattr(backends.BackendInfo, "obstacle", obstacle)
+    assert speed.usable("cpu", {"recbox", "numba", "triton"}) == {"recbox", "triton"}
+    assert capsys.readouterr().out == "  numba is left out: there is none today\n"
+
+
+def test_a_gpu_that_is_not_there_is_said_before_anything_runs(speed, monkeypatch, capsys):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--device", "cuda"])
+    with pytest.raises(SystemExit, match="2"):
+        speed.main()
+    assert "--gpu 0 is not there" in capsys.readouterr().err

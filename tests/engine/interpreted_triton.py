@@ -18,11 +18,12 @@ from mml_plugin.engine import backends
 from mml_plugin.engine.backends import triton_gpu
 from mml_plugin.engine.backends.base import AdamConstants, TableState
 from mml_plugin.engine.scores import sampled_scores
+from mml_plugin.errors import UserError
 
 from .fed import Pair, make_trainer
 from .recorded import RecordedGraph, recording_launch
 from .test_cuda_graph import assert_same
-from .test_sampled_scores import gradients, inputs, normalised, plain
+from .test_sampled_scores import gradients, inputs, normalised, plain, strided
 from .test_sampler import ITEMS, RATES, SETTINGS, draw, lists_of, sampler
 
 assert os.environ.get("TRITON_INTERPRET") == "1"
@@ -65,6 +66,29 @@ def test_value_and_gradients(triton, normalized, shape, share):
     assert torch.allclose(y, wanted, rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(found, grads):
         assert torch.allclose(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("view", strided(torch.zeros(1, 1)))
+def test_a_table_that_is_a_view(triton, view):
+    user, table, index, weight, _, _ = inputs((7, 50, 37, 41))
+    wanted, grads = gradients(lambda u, t: plain(u, t, index, True), (user, table), weight)
+    y, found = gradients(normalised_view(index, triton, view), (user, table), weight)
+    assert torch.allclose(y, wanted, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(found, grads):
+        assert torch.allclose(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+def normalised_view(index, backend, view):
+    return lambda user, table: sampled_scores(user, strided(table)[view](), index, True, backend=backend)
+
+
+def test_triton_that_cannot_launch_is_refused_with_the_reason(monkeypatch):
+    def launch(*_, **__):
+        raise AssertionError("libcuda.so cannot found!\nPossible files are located at ...")
+
+    monkeypatch.setattr(triton_gpu, "launch", launch)
+    with pytest.raises(UserError, match=r"triton cannot be used on cpu: .* \(libcuda.so cannot found!\)"):
+        backends.select("triton", CPU)
 
 
 def test_float32_is_as_exact_as_float32_is(triton):

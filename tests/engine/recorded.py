@@ -29,6 +29,11 @@ class RecordedGraph:
         self.warmed += 1
         return body()
 
+    def rehearse(self, body):
+        self.warmed += 1
+        with _Watcher() as watcher:
+            return body(), watcher.waits[0] if watcher.waits else ""
+
     def capture(self, body):
         self.captures += 1
         RecordedGraph.recording = self
@@ -60,17 +65,35 @@ class RecordedGraph:
         return outputs
 
 
+def wait_of(function, args, kwargs):
+    """What a GPU's host would wait for in an operation: its name; "" for nothing."""
+    name = function._schema.name.split("::")[1]
+    masked = name.startswith("index") and any(t.dtype == torch.bool for t in tensors(args[1:2]))
+    sizes = name == "repeat_interleave" and not kwargs.get("output_size")
+    # tensor[rows] = 1 copies the 1 from the host.
+    number = name == "index_put_" and args[2].dim() == 0
+    return name if name in WAITING or masked or sizes or number else ""
+
+
+class _Watcher(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.waits = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if wait := wait_of(function, args, kwargs or {}):
+            self.waits.append(wait)
+        return function(*args, **(kwargs or {}))
+
+
 class _Recorder(TorchDispatchMode):
     def __init__(self, graph):
         super().__init__()
         self._graph = graph
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function._schema.name.split("::")[1]
-        masked = name.startswith("index") and any(t.dtype == torch.bool for t in tensors(args[1:2]))
-        sizes = name == "repeat_interleave" and not (kwargs or {}).get("output_size")
-        if name in WAITING or masked or sizes:
-            raise RuntimeError(f"operation not permitted when stream is capturing: {name}\nand more")
+        if wait := wait_of(function, args, kwargs or {}):
+            raise RuntimeError(f"operation not permitted when stream is capturing: {wait}\nand more")
         return self._graph.record(function, args, kwargs or {})
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mml_plugin import build_loss
 from mml_plugin.engine.backends import torch_any
-from mml_plugin.engine.cuda_graph import GraphedStep
+from mml_plugin.engine.cuda_graph import CudaGraph, GraphedStep
 from mml_plugin.losses.score_range import ScoreRange
 
 from .fed import make_trainer
@@ -84,13 +87,31 @@ def test_another_batch_size_runs_as_it_comes():
     assert int(body.total) == 6 * 6 + 6 * 3
 
 
-def test_what_cannot_be_captured_runs_and_is_said_once(caplog):
+def test_what_waits_is_never_captured_and_that_is_said_once(caplog):
     undone = []
 
     def waiting(rows):
         return int(rows.sum())
 
     graph = RecordedGraph()
+    step = GraphedStep(waiting, 4, CPU, graph, lambda: undone.append(1))
+    with caplog.at_level(logging.INFO):
+        assert [step(torch.arange(4)) for _ in range(8)] == [6] * 8
+    assert (graph.warmed, graph.captures, graph.launches, undone) == (3, 0, 0, [])
+    assert step.refused
+    assert [record.getMessage() for record in caplog.records] == [
+        "The step cannot be captured as a CUDA graph and is launched kernel by kernel: _local_scalar_dense"
+    ]
+
+
+def test_what_breaks_a_capture_off_runs_and_is_said_once(caplog):
+    undone = []
+
+    def waiting(rows):
+        return int(rows.sum())
+
+    graph = RecordedGraph()
+    graph.rehearse = lambda body: (body(), "")  # a wait that torch does not know of
     step = GraphedStep(waiting, 4, CPU, graph, lambda: undone.append(1))
     with caplog.at_level(logging.INFO):
         assert [step(torch.arange(4)) for _ in range(8)] == [6] * 8
@@ -144,8 +165,8 @@ def test_clipping_and_grouped_users_are_captured(golden_params):
 @pytest.mark.parametrize(
     ("name", "backend", "changes", "reason"),
     [
-        ("MF_ccl", "reference", {}, "cannot be captured as a CUDA graph and is launched kernel by kernel: .*nonzero"),
-        ("MF_ccl", None, {"ignore_pos_items": True}, "cannot be captured .*: .*repeat_interleave"),
+        ("MF_ccl", "reference", {}, "is not captured as a CUDA graph: the reference backend looks for"),
+        ("MF_ccl", None, {"ignore_pos_items": True}, "is not captured as a CUDA graph: the torch backend draws until"),
         ("MF_ccl", None, {"optimizer": "sgd"}, "is not captured as a CUDA graph: the optimizer sgd"),
         ("SimpleX_uatt_mml", None, {}, "is not captured as a CUDA graph: the batches' histories differ in size"),
     ],
@@ -175,3 +196,80 @@ def test_no_step_waits_for_the_device(name, golden_params):
     next(waiting)
     with watching_for_waits(), pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
         next(waiting)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """torch.cuda as far as CudaGraph goes, on a machine without one; ``modes`` are the watch's, in order."""
+    said = SimpleNamespace(modes=[0], ends_with=None)
+
+    @contextmanager
+    def nothing(*_, **__):
+        yield
+
+    @contextmanager
+    def graph(*_, **__):
+        try:
+            yield
+        finally:
+            if said.ends_with:
+                raise RuntimeError(said.ends_with)
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    fakes = {
+        "Stream": lambda device: stream, "CUDAGraph": lambda: None, "current_stream": lambda: stream,
+        "device": nothing, "stream": nothing, "graph": graph, "set_stream": lambda one: None,
+        "get_sync_debug_mode": lambda: said.modes[-1], "set_sync_debug_mode": said.modes.append,
+    }  # fmt: skip
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    return said
+
+
+def test_a_rehearsal_finds_the_waits_that_torch_tells_of(cuda):
+    graph = CudaGraph(CPU)
+
+    def waiting():
+        assert cuda.modes == [0, "warn"]
+        warnings.warn("called a synchronizing CUDA operation (Triggered internally at ...)", stacklevel=1)
+        return 7
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result, why = graph.rehearse(waiting)
+    assert result == 7
+    assert re.fullmatch(r"the host waits for the GPU in every step \(.*test_cuda_graph.py:\d+\)", why)
+    assert cuda.modes == [0, "warn", 0]
+
+
+def test_a_rehearsal_passes_other_warnings_on(cuda):
+    def body():
+        warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
+        warnings.warn("something of the user's", stacklevel=1)
+        return 7
+
+    with pytest.warns(UserWarning, match="of the user's") as seen:
+        assert CudaGraph(CPU).rehearse(body) == (7, "")
+    assert [str(one.message) for one in seen] == ["something of the user's"]
+
+
+def test_the_watch_ends_with_a_step_that_fails(cuda):
+    def body():
+        raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011  # whatever a user's loss raises
+        CudaGraph(CPU).rehearse(body)
+    assert cuda.modes == [0, "warn", 0]
+
+
+def test_a_capture_that_breaks_off_says_what_broke_it(cuda):
+    def body():
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    cuda.ends_with = "operation failed due to a previous error during capture"
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+        CudaGraph(CPU).capture(body)
+    with pytest.raises(RuntimeError, match="previous error"):
+        CudaGraph(CPU).capture(lambda: 7)
+    cuda.ends_with = None
+    assert CudaGraph(CPU).capture(lambda: 7) == 7

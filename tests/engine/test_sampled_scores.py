@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import tracemalloc
 from itertools import accumulate
 
@@ -182,6 +183,47 @@ def test_the_peak_adds_up_what_is_held_and_not_what_is_let_go():
 
     assert peak_bytes(many_small) == pytest.approx(16 << 20, rel=0.05)
     assert peak_bytes(one_after_the_other) == pytest.approx(1 << 20, rel=0.05)
+
+
+def strided(table):
+    """Two views that are the table to the eye and not row by row in memory."""
+    return {
+        "columns of a wider one": lambda: torch.cat([table, table.flip(0)], 1)[:, : table.shape[1]],
+        "transposed": lambda: table.t().contiguous().t(),
+    }
+
+
+@pytest.mark.parametrize("backend", NAMES)
+@pytest.mark.parametrize("view", strided(torch.zeros(1, 1)))
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_table_that_is_a_view(backend, view, normalized):
+    user, table, index, weight, _, _ = inputs((16, 100, 100, 64))
+    wanted, grads = gradients(lambda u, t: plain(u, t, index, normalized), (user, table), weight)
+    y, found = gradients(
+        lambda u, t: sampled_scores(u, strided(t)[view](), index, normalized, backend=backend), (user, table), weight
+    )
+    assert torch.allclose(y, wanted, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(found, grads):
+        assert torch.allclose(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+def test_a_backend_is_picked_and_logged_once_in_a_thread(caplog):
+    user, table, index, *_ = inputs((5, 7, 1, 3))
+    used = []
+
+    def train():
+        for _ in range(3):
+            y = sampled_scores(user.requires_grad_(), table, index)
+            used.append(y.grad_fn.backend)
+
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            thread = threading.Thread(target=train)
+            thread.start()
+            thread.join()
+    assert [record.getMessage() for record in caplog.records] == ["Backend numba on cpu (picked by auto)"] * 2
+    assert [id(one) for one in used] == [id(used[0])] * 3 + [id(used[3])] * 3
+    assert used[0] is not used[3]
 
 
 def test_what_does_not_fit_is_refused():

@@ -162,8 +162,28 @@ def test_without_a_compiler_the_torch_backend_takes_over(old_gpu, monkeypatch, c
 
 
 @installed
-def test_from_7_5_on_triton_is_taken(old_gpu, monkeypatch, caplog):
+def test_where_no_kernel_can_be_launched_the_torch_backend_takes_over(old_gpu, monkeypatch, caplog):
+    from mml_plugin.engine.backends import triton_gpu
+
+    def shuffled(*_):
+        raise AssertionError("libcuda.so cannot found!\nPossible files are located at ...")
+
     monkeypatch.setattr(backends, "_cannot_build", lambda: "")
+    monkeypatch.setattr(triton_gpu.Engine, "shuffled", shuffled)
+    with caplog.at_level("INFO"):
+        assert backends.select("auto", old_gpu((9, 0))).name == "torch"
+    assert caplog.messages == [
+        "Backend triton is passed over: triton cannot compile or launch a kernel here (libcuda.so cannot found!)",
+        "Backend torch on cuda:0 (picked by auto)",
+    ]
+
+
+@installed
+def test_from_7_5_on_triton_is_taken(old_gpu, monkeypatch, caplog):
+    from mml_plugin.engine.backends import triton_gpu
+
+    monkeypatch.setattr(backends, "_cannot_build", lambda: "")
+    monkeypatch.setattr(triton_gpu.Engine, "try_out", lambda self, device: None)
     with caplog.at_level("INFO"):
         assert backends.select("auto", old_gpu((7, 5))).name == "triton"
     assert [record.getMessage() for record in caplog.records] == ["Backend triton on cuda:0 (picked by auto)"]

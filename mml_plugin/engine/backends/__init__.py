@@ -59,11 +59,13 @@ class BackendInfo:
             return f"it needs compute capability {'.'.join(map(str, self.capability))} and this GPU has {have}"
         return _cannot_build() if self.builds and not interpreted else ""
 
-    def load(self) -> Backend:
-        """The backend; a :class:`CannotStart` where only trying tells that it cannot run."""
+    def load(self, device: torch.device) -> Backend:
+        """The backend; a :class:`CannotStart` where only trying tells that it cannot run on the device."""
         if self.prepares:
             importlib.import_module(f"{__name__}.{self.prepares}").ensure()
-        return importlib.import_module(f"{__name__}.{self.module}").Engine()
+        backend = importlib.import_module(f"{__name__}.{self.module}").Engine()
+        backend.try_out(device)
+        return backend
 
 
 def _cannot_build() -> str:
@@ -123,7 +125,7 @@ def select(name: str, device: torch.device) -> Backend:
         obstacle = info.obstacle(device)
         if not obstacle:
             try:
-                backend = info.load()
+                backend = info.load(device)
                 logging.info("Backend %s on %s%s", info.name, device, " (picked by auto)" if name == "auto" else "")
                 return backend
             except CannotStart as error:

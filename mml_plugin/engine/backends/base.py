@@ -204,6 +204,17 @@ class Backend(ABC):
         """Whether the host may look at the data before it goes on; for a GPU that would be a wait in every step."""
         return not data.is_cuda
 
+    def try_out(self, device: torch.device) -> None:  # noqa: B027  # most work wherever they can be imported
+        """Run something small on the device, where only that tells whether the backend works there.
+
+        Raises:
+            CannotStart: when it does not.
+        """
+
+    def capture_obstacle(self, excluding: bool) -> str:
+        """Why a step cannot be captured as a CUDA graph, with or without positives excluded; "" when it can."""
+        return ""
+
     @abstractmethod
     def draw_items(
         self,

@@ -16,6 +16,9 @@ class Engine(Backend):
 
     name = "reference"
 
+    def capture_obstacle(self, excluding: bool) -> str:
+        return "the reference backend looks for the entries with a gradient, and the host waits for their number"
+
     def draw_items(
         self,
         rows: Tensor,
@@ -81,11 +84,12 @@ class Engine(Backend):
             unit = table[items] * scale[:, None]
             part = (weight * scale)[:, None] * (user[row] - projected[:, None] * unit)
         out.index_add_(0, items, part)
-        touched[items] = 1
+        touched.index_fill_(0, items, 1)
 
     def add_rows(self, rows: Tensor, values: Tensor, state: TableState) -> None:
         state.grad.index_add_(0, rows, values)
-        state.touched[rows] = 1
+        # Assigning 1 to [rows] would copy it from the host, for which a GPU waits.
+        state.touched.index_fill_(0, rows, 1)
 
     def squared_gradient_norm(
         self, states: Sequence[TableState], squared_weights: Sequence[Tensor | float]

@@ -23,6 +23,11 @@ class Engine(reference.Engine):
 
     name = "torch"
 
+    def capture_obstacle(self, excluding: bool) -> str:
+        return (
+            "the torch backend draws until no negative is a positive, and the host waits to know" if excluding else ""
+        )
+
     def scores(self, user: Tensor, table: Tensor, index: Tensor, inverse: Tensor | None) -> Tensor:
         y = torch.empty(index.shape, dtype=user.dtype, device=user.device)
         for part in _chunks(index, table):

@@ -26,6 +26,7 @@ from mml_plugin.engine.backends.base import (
     NORM_FLOOR,
     AdamConstants,
     Backend,
+    CannotStart,
     PlainUsers,
     Positives,
     TableState,
@@ -45,6 +46,14 @@ class Engine(Backend):
     def __init__(self) -> None:
         self._constants: dict[tuple[Any, ...], Tensor] = {}
         self._longest: dict[int, tuple[Positives, int]] = {}
+
+    def try_out(self, device: torch.device) -> None:
+        """Compile and launch the smallest kernel: drivers, compilers and caches fail in many ways."""
+        try:
+            self.shuffled(1, 0, 0, device).tolist()
+        except Exception as error:
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise CannotStart(f"triton cannot compile or launch a kernel here ({why})") from error
 
     def draw_items(
         self,
