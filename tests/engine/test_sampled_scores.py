@@ -207,6 +207,24 @@ def test_a_table_that_is_a_view(backend, view, normalized):
         assert torch.allclose(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("leaves", ["table", "user, then table"])
+@pytest.mark.parametrize("backend", ["auto", *NAMES])
+def test_a_gradient_that_its_caller_writes_anew_is_read_anew(backend, leaves):
+    user, table, index, *_ = inputs((6, 9, 3, 5))
+    weight = torch.zeros(6, 4, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    for step in range(4):
+        weight.copy_(torch.randn(6, 4, generator=generator) * (torch.rand(6, 4, generator=generator) < 0.1 * step))
+        if leaves != "table":
+            asked = user.clone().requires_grad_()
+            sampled_scores(asked, table, index, True, backend=backend).backward(weight)
+            weight.mul_(-1).add_(torch.rand(6, 4, generator=generator) < 0.1)
+        found, wanted = table.clone().requires_grad_(), table.clone().requires_grad_()
+        sampled_scores(user, found, index, True, backend=backend).backward(weight)
+        plain(user, wanted, index, True).backward(weight)
+        assert torch.allclose(found.grad, wanted.grad, rtol=1e-11, atol=1e-11)
+
+
 def test_a_backend_is_picked_and_logged_once_in_a_thread(caplog):
     user, table, index, *_ = inputs((5, 7, 1, 3))
     used = []

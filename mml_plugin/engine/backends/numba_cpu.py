@@ -46,7 +46,10 @@ class Engine(Backend):
         self._made: dict[int, tuple[Any, tuple[np.ndarray, ...]]] = {}
         self._scratch: dict[str, np.ndarray] = {}
         self.active_entries = 0
-        self._active_of: Tensor | None = None
+        self._active_of: tuple[Tensor | None, int] = (
+            None,
+            0,
+        )  # whose non-zero entries are in scratch, as of which write
 
     def draw_items(
         self,
@@ -140,7 +143,7 @@ class Engine(Backend):
             grad.numpy(), table.numpy(), index.numpy(), _array(inverse, table), out.numpy(), active, slots
         )
         self.active_entries = int(active.sum())
-        self._active_of = grad
+        self._active_of = grad, grad._version
 
     def item_gradient(
         self,
@@ -153,8 +156,11 @@ class Engine(Backend):
         out: Tensor,
         touched: Tensor,
     ) -> None:
-        if self._active_of is not grad:
+        of, version = self._active_of
+        if of is not grad or version != grad._version:
             self._find_active(grad, table, index, inverse, torch.empty_like(user))
+        # Found for this once: what a caller's own gradient holds the next time is another matter.
+        self._active_of = None, 0
         dtype = grad.numpy().dtype
         vectors = (user.numpy(), table.numpy(), _array(inverse, user), dtype.type(self.norm_ceiling()))
         if self.active_entries < SPARSE * grad.numel():
