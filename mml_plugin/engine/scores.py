@@ -35,7 +35,8 @@ class _SampledScores(torch.autograd.Function):
         check_once()
         user, table, index, inverse, y = ctx.saved_tensors
         user, table = user.detach(), table.detach()
-        grad = grad.contiguous()
+        # A tensor object of this backward's: the caller may pass its own again and have written to it meanwhile.
+        grad = grad.detach().contiguous()
         by_user = by_table = None
         if ctx.needs_input_grad[0]:
             by_user = ctx.backend.user_gradient(grad, table, index, inverse)
@@ -112,7 +113,7 @@ def sampled_scores(
 class _Selected(threading.local):
     """Backends by name and device, picked and logged once: ``sampled_scores`` stands in the steps of others' trainings.
 
-    A thread has its own, since a backend keeps memory that one kernel fills and the next one reads.
+    A thread has its own, since numba's number of threads, which a backend sets, is a thread's own.
     """
 
     def __init__(self) -> None:

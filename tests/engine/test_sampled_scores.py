@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import normalize
 
 from mml_plugin.engine import backends
+from mml_plugin.engine.backends import numba_kernels
 from mml_plugin.engine.scores import sampled_scores
 from mml_plugin.errors import UserError
 
@@ -223,6 +224,42 @@ def test_a_gradient_that_its_caller_writes_anew_is_read_anew(backend, leaves):
         sampled_scores(user, found, index, True, backend=backend).backward(weight)
         plain(user, wanted, index, True).backward(weight)
         assert torch.allclose(found.grad, wanted.grad, rtol=1e-11, atol=1e-11)
+
+
+def test_backwards_of_two_threads_do_not_meet(monkeypatch):
+    user, table, index, *_ = inputs((16, 30, 8, 5))
+    backend = backends.select("numba", CPU)
+    found, wanted, weights = {}, {}, {}
+    first_has_looked, second_is_done = threading.Event(), threading.Event()
+    kernel = numba_kernels.sparse_item_gradient
+
+    def waiting(*arguments):
+        if threading.current_thread().name == "first":
+            first_has_looked.set()
+            assert second_is_done.wait(30)
+        kernel(*arguments)
+
+    def train(name):
+        leaves = [user.clone().requires_grad_(), table.clone().requires_grad_()]
+        y = sampled_scores(*leaves, index, True, backend=backend)
+        found[name] = torch.autograd.grad(y, leaves, weights[name])
+
+    monkeypatch.setattr(numba_kernels, "sparse_item_gradient", waiting)
+    threads = {name: threading.Thread(target=train, args=(name,), name=name) for name in ("first", "second")}
+    for name, kept in (("first", 3), ("second", 7)):
+        weights[name] = torch.zeros(16, 9, dtype=torch.float64)
+        weights[name][kept, kept] = 1
+        leaves = [user.clone().requires_grad_(), table.clone().requires_grad_()]
+        wanted[name] = torch.autograd.grad(plain(*leaves, index, True), leaves, weights[name])
+    threads["first"].start()
+    assert first_has_looked.wait(30)
+    threads["second"].start()
+    threads["second"].join()
+    second_is_done.set()
+    threads["first"].join()
+    for name in threads:
+        for ours, theirs in zip(found[name], wanted[name]):
+            assert torch.allclose(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
 def test_a_backend_is_picked_and_logged_once_in_a_thread(caplog):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,21 @@ SPARSE = 0.1
 TILE_USERS, TILE_ITEMS = 512, 512
 
 
+class _Scratch(threading.local):
+    """Memory that is kept between steps. A thread has its own: what one kernel leaves there the next one reads.
+
+    Attributes:
+        rooms: arrays by their use.
+        active_of: the gradient whose non-zero entries were found last, until they are used.
+        active_entries: how many these are.
+    """
+
+    def __init__(self) -> None:
+        self.rooms: dict[str, np.ndarray] = {}
+        self.active_of: Tensor | None = None
+        self.active_entries = 0
+
+
 class Engine(Backend):
     """Parallel over the batch or the table; the same bits for any number of threads."""
 
@@ -44,12 +60,12 @@ class Engine(Backend):
         # Numba's threads, on their start, set the number of threads of an OpenMP runtime that torch may share.
         torch.set_num_threads(threads)
         self._made: dict[int, tuple[Any, tuple[np.ndarray, ...]]] = {}
-        self._scratch: dict[str, np.ndarray] = {}
-        self.active_entries = 0
-        self._active_of: tuple[Tensor | None, int] = (
-            None,
-            0,
-        )  # whose non-zero entries are in scratch, as of which write
+        self._scratch = _Scratch()
+
+    @property
+    def active_entries(self) -> int:
+        """Non-zero entries of the gradient that this thread went through last."""
+        return self._scratch.active_entries
 
     def draw_items(
         self,
@@ -142,8 +158,8 @@ class Engine(Backend):
         kernels.user_gradient(
             grad.numpy(), table.numpy(), index.numpy(), _array(inverse, table), out.numpy(), active, slots
         )
-        self.active_entries = int(active.sum())
-        self._active_of = grad, grad._version
+        self._scratch.active_entries = int(active.sum())
+        self._scratch.active_of = grad
 
     def item_gradient(
         self,
@@ -156,11 +172,9 @@ class Engine(Backend):
         out: Tensor,
         touched: Tensor,
     ) -> None:
-        of, version = self._active_of
-        if of is not grad or version != grad._version:
+        if self._scratch.active_of is not grad:
             self._find_active(grad, table, index, inverse, torch.empty_like(user))
-        # Found for this once: what a caller's own gradient holds the next time is another matter.
-        self._active_of = None, 0
+        self._scratch.active_of = None  # found for this once: its tensor is not kept
         dtype = grad.numpy().dtype
         vectors = (user.numpy(), table.numpy(), _array(inverse, user), dtype.type(self.norm_ceiling()))
         if self.active_entries < SPARSE * grad.numel():
@@ -180,9 +194,9 @@ class Engine(Backend):
 
     def _room(self, name: str, size: int, dtype) -> np.ndarray:
         """Scratch memory that is kept between steps."""
-        room = self._scratch.get(name)
+        room = self._scratch.rooms.get(name)
         if room is None or len(room) < size or room.dtype != dtype:
-            room = self._scratch[name] = np.empty(size, dtype)
+            room = self._scratch.rooms[name] = np.empty(size, dtype)
         return room[:size]
 
     def plain_users(
