@@ -741,7 +741,8 @@ def main() -> None:
     from mml_plugin.errors import UserError
 
     try:
-        only = usable(options.device, set(options.engine or ["recbox", "numba", "torch", "reference", "triton"]))
+        engines = set(options.engine or ["recbox", "numba", "torch", "reference", "triton"])
+        only = engines if options.table else usable(options.device, engines)
     except UserError as error:
         parser.error(str(error))
     if options.sweep:

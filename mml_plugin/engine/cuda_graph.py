@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -63,19 +63,25 @@ class CudaGraph:
         that no later capture of the process succeeds and full memory is not tidied up before it is an error.
         """
         before = torch.cuda.get_sync_debug_mode()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        waits: list[str] = []
+        with warnings.catch_warnings():
+            warnings.filterwarnings("always", message=".*called a synchronizing CUDA operation")
+            warnings.filterwarnings("ignore", message=".*Synchronization debug mode")
+            show = warnings.showwarning
+
+            def note(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
+                if "called a synchronizing CUDA operation" in str(message):
+                    waits.append(f"{filename}:{lineno}")
+                else:
+                    show(message, category, filename, lineno, *rest)
+
+            warnings.showwarning = note  # type: ignore[assignment]
             torch.cuda.set_sync_debug_mode("warn")
             try:
                 result = self.warm_up(body)
             finally:
                 torch.cuda.set_sync_debug_mode(before)
-        waits = [warning for warning in caught if "called a synchronizing CUDA operation" in str(warning.message)]
-        for warning in caught:
-            if warning not in waits and "Synchronization debug mode" not in str(warning.message):
-                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        where = f"{waits[0].filename}:{waits[0].lineno}" if waits else ""
-        return result, f"the host waits for the GPU in every step ({where})" if waits else ""
+        return result, f"the host waits for the GPU in every step ({waits[0]})" if waits else ""
 
     def capture(self, body: Callable[[], T]) -> T:
         """On a stream of its own; other threads (the one that watches memory) may go on meanwhile."""
@@ -95,6 +101,7 @@ class CudaGraph:
             finally:
                 # After a failed capture torch leaves its stream the current one.
                 torch.cuda.set_stream(current)
+                first = None  # its traceback holds this frame
 
     def replay(self) -> None:
         """On the current stream."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -117,7 +116,14 @@ class _Selected(threading.local):
     """
 
     def __init__(self) -> None:
-        self.of = cache(backends.select)
+        self._known: dict[tuple[str, torch.device, int], Backend] = {}
+
+    def of(self, name: str, device: torch.device) -> Backend:
+        """The backend, picked anew once torch has another number of threads."""
+        key = name, device, torch.get_num_threads()
+        if key not in self._known:
+            self._known[key] = backends.select(name, device)
+        return self._known[key]
 
 
 _selected = _Selected()

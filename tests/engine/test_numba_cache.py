@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -68,9 +70,9 @@ def test_a_change_in_a_file_of_kernels_outdates_those_that_call_it_from_another(
 
     def run(value: int) -> tuple[int, ...]:
         called.write_text(f"from numba import njit\n\n\n@njit\ndef inner():\n    return {value}\n")
-        numba_cache.drop_outdated(tmp_path / "__pycache__", tmp_path)
+        numba_cache.drop_outdated(tmp_path / "__pycache__", [called, caller])
         code = "import numba_caller; print(numba_caller.outer(), sum(numba_caller.outer.stats.cache_hits.values()))"
-        environment = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1", "PATH": ""}
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1", "NUMBA_CACHE_DIR": ""}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         return tuple(int(word) for word in done.stdout.split())
 
@@ -81,7 +83,8 @@ def test_a_change_in_a_file_of_kernels_outdates_those_that_call_it_from_another(
 
 
 def test_what_is_compiled_stays_where_nobody_may_tidy_up(tmp_path, monkeypatch):
-    (tmp_path / "numba_kernels.py").write_text("")
+    source = tmp_path / "numba_kernels.py"
+    source.write_text("")
     compiled = tmp_path / "numba_kernels.dot-1.py312.nbi"
     compiled.write_text("")
 
@@ -89,6 +92,27 @@ def test_what_is_compiled_stays_where_nobody_may_tidy_up(tmp_path, monkeypatch):
         raise PermissionError
 
     monkeypatch.setattr(Path, "unlink", unlink)
-    numba_cache.drop_outdated(tmp_path, tmp_path)
+    numba_cache.drop_outdated(tmp_path, [source])
+    numba_cache.drop_outdated(tmp_path, [tmp_path / "gone.py"])
     assert compiled.exists()
     assert not (tmp_path / numba_cache.STAMP).exists()
+
+
+def test_a_process_that_has_the_kernels_already_drops_nothing(monkeypatch):
+    """What it compiles from now on is of the files as it imported them, whatever they say now."""
+    backends.select("numba", CPU)
+    monkeypatch.setattr(numba_cache, "drop_outdated", lambda *_: pytest.fail("it does"))
+    numba_cache.ensure()
+
+
+def test_every_file_that_the_kernels_take_something_from_is_looked_at():
+    folder = Path(numba_cache.__file__).parent
+    compiling = {
+        path.stem for path in folder.glob("numba_*.py") if "njit" in path.read_text() or "intrinsic" in path.read_text()
+    }
+    assert compiling - {"numba_cache"} <= set(numba_cache.KERNELS)
+    taken = re.findall(
+        r"from mml_plugin\.engine(?:\.backends)?\.?(\w*) import (\w+)",
+        "".join((folder / f"{n}.py").read_text() for n in numba_cache.KERNELS if n != "base"),
+    )
+    assert {module or name for module, name in taken} <= {*numba_cache.KERNELS, "philox"}

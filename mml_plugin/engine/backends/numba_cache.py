@@ -7,22 +7,27 @@ import contextlib
 import hashlib
 import logging
 import shutil
+import sys
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import numba
 
+from mml_plugin.engine import philox
 from mml_plugin.engine.backends.base import CannotStart
 from mml_plugin.errors import UserError
 from mml_plugin.files import atomic_write
 
-SOURCES = Path(__file__).parent
+# The files of the kernels and of the constants in them.
+KERNELS = ("numba_kernels", "numba_attention", "numba_draws", "numba_late", "numba_prefetch", "base")
 STAMP = "mml_kernels.sha256"
 
 
 def ensure() -> None:
-    """Give numba a folder of this process's where it finds none of its own that can be written.
+    """Give numba a folder of this process's where it finds none of its own that can be written; see also
+    :func:`drop_outdated`.
 
     Raises:
         CannotStart: when there is no place for such a folder either.
@@ -33,26 +38,25 @@ def ensure() -> None:
         place = _place()
     if place is None:
         raise CannotStart(_nowhere())
-    drop_outdated(place, SOURCES)
+    if f"{__package__}.{KERNELS[0]}" not in sys.modules:  # else what this process compiles is of the files as they were
+        drop_outdated(place, [Path(__file__).parent / f"{name}.py" for name in KERNELS] + [Path(philox.__file__)])
 
 
-def drop_outdated(place: Path, sources: Path) -> None:
-    """Remove the kernels compiled in ``place`` if a file of kernels in ``sources`` has changed since.
+def drop_outdated(place: Path, sources: Sequence[Path]) -> None:
+    """Remove the kernels compiled in ``place`` if one of the files that they are made of has changed since.
 
-    numba itself asks only whether the file that a kernel stands in has changed, and would go on with the old code of
-    what the kernel calls in another.
+    numba itself asks only whether the file that a kernel stands in has changed, and would go on with the old code and
+    constants of what the kernel takes from another.
     """
-    digest = hashlib.sha256()
-    for source in sorted(sources.glob("numba_*.py")):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    now, stamp = digest.hexdigest(), place / STAMP
     # Whoever may not tidy up here is left with numba's own rule.
     with contextlib.suppress(OSError, UserError):
-        if stamp.is_file() and stamp.read_text() == now:
+        now = hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest().encode()
+        stamp = place / STAMP
+        if stamp.is_file() and stamp.read_bytes() == now:
             return
         for compiled in (*place.glob("numba_*.nbi"), *place.glob("numba_*.nbc")):
             compiled.unlink(missing_ok=True)
-        with atomic_write(stamp) as out:
+        with atomic_write(stamp, "wb") as out:
             out.write(now)
 
 
