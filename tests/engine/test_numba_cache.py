@@ -63,6 +63,23 @@ def test_where_there_is_no_such_folder_auto_passes_numba_over(read_only, monkeyp
         backends.select("numba", CPU)
 
 
+def test_where_numba_compiles_nothing_auto_passes_it_over():
+    code = (
+        "import logging, sys, torch; from mml_plugin.engine import backends; from mml_plugin.errors import UserError\n"
+        "logging.basicConfig(level='INFO', stream=sys.stdout, format='%(message)s')\n"
+        "backends.select('auto', torch.device('cpu'))\n"
+        "try:\n    backends.select('numba', torch.device('cpu'))\nexcept UserError as error:\n    print(error)"
+    )
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    why = "NUMBA_DISABLE_JIT is set, and its kernels run only as compiled"
+    assert done.stdout.splitlines() == [
+        f"Backend numba is passed over: {why}",
+        "Backend torch on cpu (picked by auto)",
+        f"--backend numba cannot be used on cpu: {why}",
+    ]
+
+
 def test_a_change_in_a_file_of_kernels_outdates_those_that_call_it_from_another(tmp_path):
     called, caller = tmp_path / "numba_called.py", tmp_path / "numba_caller.py"
     imports = "from numba import njit\nfrom numba_called import inner\n\n\n"

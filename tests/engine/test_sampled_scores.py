@@ -281,6 +281,24 @@ def test_a_backend_is_picked_and_logged_once_in_a_thread(caplog):
     assert used[0] is not used[3]
 
 
+def test_numba_follows_torch_s_number_of_threads_back_and_forth():
+    import numba
+
+    if numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("numba has one thread here")
+    user, table, index, *_ = inputs((5, 7, 1, 3))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (2, 1, 2):
+            torch.set_num_threads(threads)
+            sampled_scores(user, table, index, backend="numba")
+            found.append((numba.get_num_threads(), torch.get_num_threads()))
+    finally:
+        torch.set_num_threads(before)
+        backends.select("numba", CPU)
+    assert found == [(2, 2), (1, 1), (2, 2)]
+
+
 def test_what_does_not_fit_is_refused():
     user, table, index, *_ = inputs((5, 7, 1, 3))
     with pytest.raises(ValueError, match="do not fit"):

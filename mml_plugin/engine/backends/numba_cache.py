@@ -30,8 +30,10 @@ def ensure() -> None:
     :func:`drop_outdated`.
 
     Raises:
-        CannotStart: when there is no place for such a folder either.
+        CannotStart: when there is no place for such a folder either, and where numba is told to compile nothing.
     """
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+        raise CannotStart("NUMBA_DISABLE_JIT is set, and its kernels run only as compiled")
     place = _place()
     if place is None:
         numba.config.CACHE_DIR = _temporary_folder()  # type: ignore[attr-defined]
