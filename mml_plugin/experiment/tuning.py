@@ -9,6 +9,7 @@ the queue is ours.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib
 import logging
@@ -293,6 +294,9 @@ def _run_cells(cells: list[Cell], gpus: Sequence[int], command: Sequence[str]) -
         try:
             # The claim that suites make too: on the run, whoever asks for it.
             with FileLock(f"{make_folder(cell.result.parents[1]) / cell.result.parent.name}.cell.lock", timeout=0):
+                # A process that was killed may have set a finished run aside. One that is alive is not disturbed.
+                with contextlib.suppress(UserError):
+                    RunFolder(cell.result.parent).recover()
                 return DONE if cell.result.is_file() or train(cell, gpu) else FAILED
         except Timeout:
             return ELSEWHERE

@@ -15,6 +15,7 @@ from mml_plugin.data import synthetic
 from mml_plugin.errors import UserError
 from mml_plugin.experiment import tuning
 from mml_plugin.experiment.config import load_experiment
+from mml_plugin.experiment.run_folder import RunFolder
 from mml_plugin.experiment.tuning import expand, read_space
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
@@ -256,6 +257,22 @@ def test_a_cell_that_another_tuner_runs_is_left_to_it(tmp_path, monkeypatch, cap
         said = capsys.readouterr().out
         assert "0 of 4 cells have a result" in said
         assert said.count("it has no validation_metrics; remove its folder") == 4
+
+
+def test_a_finished_cell_that_a_killed_process_set_aside_is_not_run_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("fake.py").write_text(SCRIPT)
+    Path("mended").touch()
+    words = ["tune", "--config", str(CONFIG / "tuner/MF_tiny_mml.yaml"), "--script", "fake.py"]
+    assert main(words) == 0
+    calls, results = Path("calls.txt").read_text(), sorted(Path("runs").glob("*/recbox-paper-s2019/result.json"))
+    RunFolder(results[1].parent).set_aside()
+    assert not results[1].exists()
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "4 of 4 cells have a result" in capsys.readouterr().out
+    assert results[1].exists()
+    assert Path("calls.txt").read_text() == calls
 
 
 def test_a_gpu_that_is_not_there(capsys):
