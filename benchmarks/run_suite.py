@@ -118,10 +118,17 @@ def run_suite(options: argparse.Namespace) -> int:
         stem, merged(whole, cells), hide=ROOT, screened=screened, waiting=waiting, fingerprint=data_of
     )
     outcomes = work(without_rows(asked, stem) if options.new else asked, collector, options)
+    collector.adopt(stems_of(options.results))
     collector.add_bootstraps()
     if not options.no_report:
         report(path, options)
     return summary(outcomes)
+
+
+def stems_of(results: Path) -> list[Path]:
+    """Of all suites that have rows."""
+    kept = (path.with_suffix("") for path in sorted(results.glob("suite_*.csv")))
+    return [stem for stem in kept if not stem.name.endswith(("-history", "-users"))]
 
 
 def _seeds(text: str | None) -> list[int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +71,11 @@ class Collector:
             for outcome in outcomes:
                 name, old = outcome.cell.name, known.get(outcome.cell.name)
                 if outcome.state == DONE:
-                    known[name] = row = self._row(outcome.cell)
+                    row = self._row(outcome.cell)
+                    if old is not None and old.get("identity") == row["identity"] and old["date"] > row["date"]:
+                        logging.warning("%s: its row is of %s and stays; the run folder is older", name, old["date"])
+                        continue
+                    known[name] = row
                     epochs[name] = history_rows(outcome.cell)
                     kept_users.keep(self.stem.parent, outcome.cell.folder, row["identity"], metrics_of([row]))
                     continue
@@ -79,10 +84,41 @@ class Collector:
                     known[name] = {**description(outcome.cell), "state": outcome.state, "error": error}
                 elif outcome.state == FAILED:
                     old["error"] = error
-            rows.cells = self._ordered(known)
-            rows.history = [row for cell in rows.cells if measured(cell) for row in epochs.get(cell["cell"], [])]
-            rows.save(self.stem)
+            self._put(rows, known, epochs)
         return rows
+
+    def adopt(self, stems: Iterable[Path]) -> Rows:
+        """Let newer trainings of the same runs, which other suites' rows have, take the place of this suite's.
+
+        A run that stands in several suites is one, so it is to have the same numbers in all of them; trained again on
+        another machine it ends in other last digits.
+
+        Args:
+            stems: of the suites, this one's among them or not.
+        """
+        with self._lock:
+            rows = Rows.load(self.stem)
+            known, epochs = {row["cell"]: row for row in rows.cells}, rows.epochs()
+            newest = _newest(stem for stem in stems if stem != self.stem)
+            for name, row in known.items():
+                theirs, history = newest.get(_training(row), (row, []))
+                if measured(row) and theirs["date"] > row["date"]:
+                    known[name] = {**row, **{key: theirs[key] for key in theirs.keys() - self._described}}
+                    epochs[name] = [{**epoch, "cell": name} for epoch in history]
+            self._put(rows, known, epochs)
+        return rows
+
+    def _put(self, rows: Rows, known: dict[str, Row], epochs: Mapping[str, list[Row]]) -> None:
+        """Order the rows and write them. To be called under the lock."""
+        rows.cells = self._ordered(known)
+        rows.history = [row for cell in rows.cells if measured(cell) for row in epochs.get(cell["cell"], [])]
+        rows.save(self.stem)
+
+    @property
+    def _described(self) -> set[str]:
+        """The columns that do not come from a run."""
+        described = {key for cell in self.cells for key in description(cell)}
+        return described | {"valid_share", "max_batches", "monitor_mode", "state", "error", "asked"}
 
     def judged(self) -> Rows:
         """The rows as they are, each marked as the cells now have it; nothing is written."""
@@ -171,6 +207,25 @@ class Collector:
         if self.hide:
             result["command"] = result["command"].replace(f"{self.hide}/", "")
         return {**description(cell), **result_row(result, cell)}
+
+
+def _training(row: Row) -> tuple[str, str]:
+    """What was trained, and on which thresholds its negatives were counted."""
+    return row.get("identity", ""), row.get("suite_thresholds", "")
+
+
+def _newest(stems: Iterable[Path]) -> dict[tuple[str, str], tuple[Row, list[Row]]]:
+    """The newest training of each run in other suites' rows, with its epochs."""
+    found: dict[tuple[str, str], tuple[Row, list[Row]]] = {}
+    for stem in stems:
+        rows = Rows.load(stem)
+        epochs = rows.epochs()
+        for row in rows.cells:
+            if "state" in row and measured(row):
+                known = found.get(_training(row))
+                if known is None or known[0]["date"] < row["date"]:
+                    found[_training(row)] = row, epochs.get(row["cell"], [])
+    return found
 
 
 def _compared(rows: Rows, names: Collection[str] | None) -> Rows:

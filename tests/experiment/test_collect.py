@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mml_plugin.data import synthetic
 from mml_plugin.errors import UserError
+from mml_plugin.experiment import kept_users
 from mml_plugin.experiment.cells import DONE, FAILED, Outcome, Runner
 from mml_plugin.experiment.collect import Collector, rebinned
 from mml_plugin.experiment.config import load_experiment
@@ -380,6 +381,38 @@ def test_a_cells_row_comes_after_all_that_belongs_to_it(home, monkeypatch):
     with pytest.raises(UserError, match="no space left"):
         Collector(collector.stem, more).update([Outcome(more[0], DONE)])
     assert collector.stem.with_name("order.csv").read_bytes() == before
+
+
+def test_a_newer_training_of_a_run_stands_in_every_suite_that_has_it(home, caplog):
+    cells = cells_of("MF_tiny_ccl", seeds=[1, 2])
+    named = cells_of({"expid": "MF_tiny_ccl", "label": "the same"}, seeds=[1, 2])
+    collected(cells, "suite_a")
+    collector = collected(named, "suite_b")
+    stems = [Path("results/suite_a"), collector.stem]
+    before = rows_module.Rows.load(collector.stem)
+    # The first seed was trained again, the second long ago, and both ended in other last digits.
+    again = rows_module.Rows.load(stems[0])
+    for row, date in zip(again.cells, ("2999-01-01T00:00:00+00:00", "1999-01-01T00:00:00+00:00")):
+        row |= {"date": date, "Recall(k=20)": "0.12345678", "processor": "another"}
+    for row in again.history:
+        row["Recall(k=20)"] = "0.123"
+    again.save(stems[0])
+    rows = collector.adopt(stems)
+    first, second = rows.cells
+    assert first == {**again.cells[0], "label": "the same"} != before.cells[0]
+    assert second == before.cells[1]
+    assert rows.epochs()[first["cell"]] == again.epochs()[first["cell"]]
+    assert rows.epochs()[second["cell"]] == before.epochs()[second["cell"]]
+    assert rows_module.Rows.load(collector.stem) == rows
+    # The older run folder does not come back, nor are its users taken for the newer one's.
+    paths = [kept_users.path_of(Path("results"), row["identity"]) for row in rows.cells]
+    of_the_first = paths[0].read_bytes()
+    for path in paths:
+        path.write_bytes(b"of the newer training")
+    assert collector.update([Outcome(cell, DONE) for cell in named]) == rows
+    assert caplog.text.count("its row is of 2999-01-01T00:00:00+00:00 and stays") == 1
+    assert [path.read_bytes() == b"of the newer training" for path in paths] == [True, False]
+    paths[0].write_bytes(of_the_first)
 
 
 def test_held_out_training_never_sees_test(home, monkeypatch):
