@@ -20,6 +20,7 @@ from mml_plugin.report.comparison import (
     Line,
     groups_of,
     is_of,
+    machines_of,
     monitor,
     paper_row,
     percent,
@@ -35,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, REPORTS, PAPER = (ROOT / "benchmarks" / name for name in ("results", "reports", "paper"))
 BEGIN, END = "<!-- findings:begin -->", "<!-- findings:end -->"
 NOT_RUN = "not run yet"
+EPOCHS_LOST = "its epochs are not kept"
 DATASETS = {"yelp": "Yelp2018", "gowalla": "Gowalla"}
 FOLDERS = {"yelp": "yelp18", "gowalla": "gowalla"}
 PAR = 2.0
@@ -46,10 +48,6 @@ RULE = (
     "sign is the other one. Without an interval over users there is no verdict. That interval says whether other users "
     "would show the same for these very trainings, not whether another seed would: a verdict on fewer than "
     f"{MIN_SEEDS} seeds says so. sd is the standard deviation of the difference over seeds."
-)
-RETRAINED = (
-    "An experiment that was trained twice with one seed, on two machines, ends in other last digits: values are the "
-    "newest training's, a comparison is of the two trainings that its suite compared."
 )
 
 
@@ -76,7 +74,7 @@ class Gain:
     def words(self) -> str:
         """``+4.12 % (users: +3.1 to +5.0 %; 3 seeds: sd 0.3 %)``."""
         if self.percent is None:
-            return NOT_RUN
+            return "no percentage of 0" if self.seeds else NOT_RUN
         users = "" if math.isnan(self.low) else f"users: {self.low:+.2f} to {self.high:+.2f} %; "
         noise = "1 seed" if self.sd is None else f"{self.seeds} seeds: sd {self.sd:.2f} %"
         return f"{signed(self.percent)} ({users}{noise})"
@@ -89,7 +87,7 @@ class Gain:
     def verdict(self, claimed: float) -> str:
         """What became of a claimed gain in percent."""
         if self.percent is None:
-            return NOT_RUN
+            return "no percentage of 0" if self.seeds else NOT_RUN
         if math.isnan(self.low):
             return "no interval yet"
         if not self.seen:
@@ -98,36 +96,51 @@ class Gain:
             return self._on("no")
         return self._on("yes" if abs(self.percent) >= abs(claimed) / 2 else "smaller")
 
-    def parity(self, second: str, first: str) -> str:
+    def parity(self, second: str, first: str, claimed: float = 0.0) -> str:
         """Whether two sides are on par: the interval over users lies within PAR percent either way.
 
-        "no" and who is ahead when every interval that there is excludes 0, as in :meth:`verdict`.
+        "no" and who is ahead when every interval that there is excludes 0, as in :meth:`verdict`; also whether the
+        paper's own figures, ``claimed`` percent apart, are as far from par on that side.
         """
         if self.percent is None:
-            return NOT_RUN
+            return "no percentage of 0" if self.seeds else NOT_RUN
         if math.isnan(self.low):
             return "no interval yet"
         if self.low >= -PAR and self.high <= PAR:
             return self._on("yes")
         if not self.seen:
             return self._on("undecided")
-        return self._on(f"no, {second if self.percent > 0 else first} ahead")
+        as_printed = ", as in the paper" if abs(claimed) > PAR and claimed * self.percent > 0 else ""
+        return self._on(f"no, {second if self.percent > 0 else first} ahead{as_printed}")
 
     def _on(self, verdict: str) -> str:
         """The verdict, with the number of seeds where they are too few to speak of other seeds."""
         return verdict if self.seeds >= MIN_SEEDS else f"{verdict} ({self.seeds} seed{'s' if self.seeds > 1 else ''})"
 
 
+Key = tuple[str, str, str, str]
+
+
 class Pool:
-    """The finished runs of all suites, by experiment; a run that several suites share counts once."""
+    """The finished runs of all suites, by experiment.
+
+    A run that several suites share counts once, as its newest training; and of an experiment that has rows of several
+    configurations or data the newest stands.
+
+    Attributes:
+        lines: (experiment, protocol, engine, settings) -> its runs.
+        epochs: a run's identity -> its epochs, where all are kept.
+        users: (runs, metric) -> bootstraps over users.
+        suites: name -> rows.
+        left_out: experiments of which older configurations or data were passed over.
+    """
 
     def __init__(self, results: Path) -> None:
-        self.lines: dict[tuple[str, str, str, str], Line] = {}
         self.epochs: dict[str, list[Row]] = {}
         self.users: dict[tuple[str, str], list[Row]] = {}
         self.suites: dict[str, Rows] = {}
-        self._own: list[dict[tuple[str, str, str, str], Line]] = []
-        self.retrained = False  # whether a gain is of other trainings than the newest
+        self.left_out: list[str] = []
+        variants: dict[Key, dict[tuple[str, str], Line]] = {}
         for path in sorted(results.glob("suite_*.csv")):
             if path.stem.endswith(("-history", "-users")):
                 continue
@@ -135,47 +148,38 @@ class Pool:
             if not rows.cells or "state" not in rows.cells[0]:
                 continue
             self.suites[path.stem.removeprefix("suite_")] = rows
-            self._add(rows)
+            self._add(rows, variants)
+        self.lines = {key: self._newest(key, found) for key, found in variants.items()}
 
-    def _add(self, rows: Rows) -> None:
-        epochs, own = rows.epochs(), {}
+    def _add(self, rows: Rows, variants: dict[Key, dict[tuple[str, str], Line]]) -> None:
+        epochs = rows.whole_epochs()
         for row in rows.done():
             if row.get("cut") or row.get("valid_share"):
                 continue
             key = (row["expid"], row["protocol"], row["engine"], row["settings"])
-            own.setdefault(key, Line(row["expid"], {})).runs[row["seed"]] = row
-            runs = self.lines.setdefault(key, Line(row["expid"], {})).runs
+            variant = row.get("config_hash", ""), row["data_fingerprint"]
+            runs = variants.setdefault(key, {}).setdefault(variant, Line(row["expid"], {})).runs
             if row["seed"] not in runs or runs[row["seed"]]["date"] < row["date"]:
                 runs[row["seed"]] = row
                 self.epochs[row["identity"]] = epochs.get(row["cell"], [])
-        self._own.append(own)
         for row in rows.users:
             self.users.setdefault((row["runs"], row["metric"]), []).append(row)
+
+    def _newest(self, key: Key, variants: dict[tuple[str, str], Line]) -> Line:
+        if len(variants) > 1:
+            self.left_out.append(" ".join(part for part in key if part))
+        return max(variants.values(), key=lambda line: max(row["date"] for row in line.runs.values()))
 
     def line(self, expid: str, protocol: str = "paper", settings: str = "") -> Line | None:
         """The runs of an experiment on the fast engine, nothing overridden unless said."""
         return self.lines.get((expid, protocol, "fast", settings))
 
     def gain(self, first: str, second: str, metric: str, protocol: str = "paper") -> Gain:
-        """How much more the second experiment reaches.
-
-        Of the newest trainings, unless those were never compared over users and a suite's own ones were.
-        """
+        """How much more the second experiment reaches."""
         a, b = self.line(first, protocol), self.line(second, protocol)
         if a is None or b is None or not shared_seeds(a, b):
             return Gain(None)
-        newest = self._gain(a, b, metric)
-        if not math.isnan(newest.low):
-            return newest
-        for own in self._own:
-            a, b = (own.get((name, protocol, "fast", "")) for name in (first, second))
-            if a is None or b is None or len(shared_seeds(a, b)) < newest.seeds:
-                continue
-            gain = self._gain(a, b, metric)
-            if not math.isnan(gain.low):
-                self.retrained = True
-                return gain
-        return newest
+        return self._gain(a, b, metric)
 
     def _gain(self, a: Line, b: Line, metric: str) -> Gain:
         seeds = shared_seeds(a, b)
@@ -214,7 +218,7 @@ def claims(pool: Pool) -> list[str]:
     parts = [
         "## In short",
         markdown_table(["claim of the paper", "rows of its table below"], short_lines, left=2),
-        RULE + (f" {RETRAINED}" if pool.retrained else ""),
+        RULE,
     ]
     for name, (text, _) in sections.items():
         parts += [f"## {name}", text]
@@ -225,9 +229,9 @@ Section = tuple[str, list[str]]
 
 
 def _counted(verdicts: Sequence[str]) -> str:
-    """``3 yes (1 seed), 1 not run yet``."""
+    """``3 yes (1 seed); 1 not run yet``."""
     found = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
-    return ", ".join(f"{count} {verdict}" for verdict, count in found.items())
+    return "; ".join(f"{count} {verdict}" for verdict, count in found.items())
 
 
 Comparison = tuple[str, str, str, list[float]]
@@ -300,7 +304,7 @@ def _time(pool: Pool) -> Section:
                 ranges = [_epoch_range(pool, side) for side in sides if side is not None]
                 here = f"{a:.1f} s ({ranges[0]}), {b:.1f} s ({ranges[1]}): {b - a:+.2f} s"
                 verdict = "yes" if b - a <= 2 else "no"
-                if len({_machine(side.first) for side in sides if side is not None}) > 1:
+                if len(machines_of(*(side for side in sides if side is not None))) > 1:
                     verdict = "two machines, no verdict"
             paper = f"{printed['CCL']:g} s, {printed['MML']:g} s ({printed['MML'] - printed['CCL']:+g} s)"
             lines.append([f"{DATASETS[name]}, {count} negatives", paper, here, verdict])
@@ -312,10 +316,6 @@ def _time(pool: Pool) -> Section:
     )
 
 
-def _machine(row: Row) -> tuple[str, ...]:
-    return tuple(row[key] for key in ("processor", "gpu", "threads", "backend"))
-
-
 def _seconds(line: Line) -> float:
     return (line.mean("train_seconds_per_epoch") or 0.0) + (line.mean("eval_seconds_per_epoch") or 0.0)
 
@@ -324,6 +324,8 @@ def _epoch_range(pool: Pool, line: Line) -> str:
     """The fastest and the slowest epoch, training and evaluation."""
     epochs = [epoch for row in line.runs.values() for epoch in pool.epochs[row["identity"]]]
     seconds = [float(epoch["train_seconds"]) + float(epoch["eval_seconds"]) for epoch in epochs]
+    if not seconds:
+        return EPOCHS_LOST
     return f"{min(seconds):.1f} to {max(seconds):.1f}"
 
 
@@ -342,7 +344,9 @@ def _early_stopping(pool: Pool, table2: Sequence[Row]) -> Section:
                 paper_stop = next(r["stop_epoch"] for r in stops if (r["model"], r["loss"]) == (model, loss))
                 line = pool.line(f"{model}_{name}_{loss.lower()}")
                 here = here_ndcg = stop_epochs = verdict = NOT_RUN
-                if line is not None:
+                if line is not None and not any(pool.epochs[row["identity"]] for row in line.runs.values()):
+                    here = here_ndcg = stop_epochs = verdict = EPOCHS_LOST
+                elif line is not None:
                     losses, ends = _stop_losses(pool, line, METRICS[0])
                     mean = fmean(losses)
                     here, stop_epochs = signed(mean), "/".join(ends)
@@ -374,10 +378,12 @@ def _stop_losses(pool: Pool, line: Line, of: str) -> tuple[list[float], list[str
     losses, ends = [], []
     for row in line.runs.values():
         history = pool.epochs[row["identity"]]
+        if not history:
+            continue
         metric = row["monitor"]
         stop = read_stop([float(epoch[metric]) for epoch in history], 3)
         value = float(history[stop.best_epoch - 1][of])
-        losses.append(100 * (value / float(row[of]) - 1))
+        losses.append(100 * (value / float(row[of]) - 1) if float(row[of]) else 0.0)
         ends.append(f"{stop.epoch}{'' if stop.reached else '+'}")
     return losses, ends
 
@@ -391,10 +397,13 @@ def _parity(pool: Pool) -> Section:
             for said, expid in (("BSL in the same pipeline", "bsl"), ("BSL in its authors' setting", "bslnative")):
                 gain = pool.gain(f"MF_{name}_{expid}", f"MF_{name}_mml", metric)
                 name_of = f"MML to {said}, {DATASETS[name]}"
-                lines.append([name_of, short(metric), signed(claimed), gain.words(), gain.parity("MML", "BSL")])
+                lines.append(
+                    [name_of, short(metric), signed(claimed), gain.words(), gain.parity("MML", "BSL", claimed)]
+                )
     said = (
         f"**yes**: the 95 % interval over users lies within {PAR:g} % either way; **no**: it does not, and excludes 0, "
-        f"with {MIN_SEEDS} seeds or more the paired t interval over seeds too; **undecided** otherwise. The paper's "
+        f'with {MIN_SEEDS} seeds or more the paired t interval over seeds too; **undecided** otherwise. "as in '
+        "the paper\": its own figures are out of par on that side, too. The paper's "
         "BSL rows come from its authors' own code, so the second line of each pair is the one that stands for them."
     )
     table = markdown_table(["MF", "metric", "paper", "here", "on par"], lines, left=2)
@@ -640,6 +649,10 @@ def findings(pool: Pool) -> str:
         "## What has been run",
         progress(pool),
     ]  # fmt: skip
+    if pool.left_out:
+        parts.append(
+            f"Left out, because newer rows of theirs have other settings or data: {', '.join(sorted(pool.left_out))}."
+        )
     return "\n\n".join(parts) + "\n"
 
 
@@ -653,7 +666,7 @@ def readme_table(pool: Pool) -> str:
     parts.append(
         "The fast engine, selected on test as the paper selects, where it does not say held-out (selected on "
         "validation, measured on test); in brackets the 95 % interval over users and how many seeds. "
-        f"{f'{RETRAINED} ' if pool.retrained else ''}[All findings](benchmarks/reports/README.md)"
+        "[All findings](benchmarks/reports/README.md)"
     )
     return "\n\n".join(part for part in parts if part)
 

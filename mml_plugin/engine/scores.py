@@ -116,18 +116,14 @@ class _Selected(threading.local):
     """
 
     def __init__(self) -> None:
-        self._threads = 0
         self._known: dict[tuple[str, torch.device], Backend] = {}
 
     def of(self, name: str, device: torch.device) -> Backend:
-        """The backend, picked anew whenever torch has another number of threads than at the last call."""
-        if torch.get_num_threads() != self._threads:
-            # All of them: an earlier pick for this very number would leave numba with that of the last one.
-            self._known.clear()
-            self._threads = torch.get_num_threads()
+        """The backend, with as many threads as torch has now."""
         key = name, device
         if key not in self._known:
             self._known[key] = backends.select(name, device)
+        self._known[key].follow_threads()
         return self._known[key]
 
 

@@ -179,7 +179,7 @@ class Runner:
         except Timeout:
             return Outcome(cell, ELSEWHERE), False
         try:
-            if _is_locked(Path(f"{folder.path}.lock")):
+            if is_locked(Path(f"{folder.path}.lock")):
                 return Outcome(cell, ELSEWHERE), False
             folder.recover()
             # Begun anew since this one began: another process with --overwrite was here first.
@@ -267,7 +267,7 @@ def _in_process(request: RunRequest) -> str:
     return ""
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Whether a process holds the lock file of a run (one that its suite left behind, say)."""
     if not path.is_file():
         return False

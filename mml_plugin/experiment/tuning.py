@@ -9,7 +9,6 @@ the queue is ours.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import importlib
 import logging
@@ -33,7 +32,7 @@ from tqdm import tqdm
 from mml_plugin.data.interactions import load
 from mml_plugin.devices import resolve_device
 from mml_plugin.errors import UserError, nearest
-from mml_plugin.experiment.cells import DONE, ELSEWHERE, FAILED
+from mml_plugin.experiment.cells import DONE, ELSEWHERE, FAILED, is_locked
 from mml_plugin.experiment.config import Experiment, config_files, load_experiment
 from mml_plugin.experiment.identity import canonical_hash
 from mml_plugin.experiment.run import DATA_KEYS, ENGINES, PROTOCOLS, RunRequest, check_choice
@@ -294,9 +293,10 @@ def _run_cells(cells: list[Cell], gpus: Sequence[int], command: Sequence[str]) -
         try:
             # The claim that suites make too: on the run, whoever asks for it.
             with FileLock(f"{make_folder(cell.result.parents[1]) / cell.result.parent.name}.cell.lock", timeout=0):
-                # A process that was killed may have set a finished run aside. One that is alive is not disturbed.
-                with contextlib.suppress(UserError):
-                    RunFolder(cell.result.parent).recover()
+                folder = RunFolder(cell.result.parent)
+                if is_locked(Path(f"{folder.path}.lock")):
+                    return ELSEWHERE
+                folder.recover()  # a process that was killed may have set a finished run aside
                 return DONE if cell.result.is_file() or train(cell, gpu) else FAILED
         except Timeout:
             return ELSEWHERE

@@ -12,9 +12,11 @@ from mml_plugin.report.comparison import (
     Group,
     Line,
     Test,
+    at_best,
     common_seeds,
     compare,
     groups_of,
+    machines_of,
     mean_curve,
     metrics_of,
     monitor,
@@ -79,9 +81,11 @@ def build(spec: Spec, rows: Rows) -> Document:
     done = rows.done()
     _holes(document, rows)
     if not done:
-        add(Text("Nothing has been run yet." if len(current) == len(rows.cells) else "Nothing else has been run yet."))
+        failed = any(row["state"] == "failed" for row in current)
+        what = "has a result yet" if failed else "has been run yet"
+        add(Text(f"Nothing {what}." if len(current) == len(rows.cells) else f"Nothing else {what}."))
         return document
-    groups, epochs = _in_order(groups_of(done)), rows.epochs()
+    groups, epochs = _in_order(groups_of(done)), rows.whole_epochs()
     if spec.kind == "time":
         _time_table(document, spec, groups)
     else:
@@ -95,8 +99,9 @@ def build(spec: Spec, rows: Rows) -> Document:
         _bands(document, groups, epochs)
     # Beside its report a file of numbers may travel alone.
     document.numbers = [{"protocol": only_protocol(current), **number} for number in document.numbers]
-    _cost(document, groups)
-    _origin(document, done)
+    machines = {machine: str(number) for number, machine in enumerate(dict.fromkeys(map(_machine, done)), 1)}
+    _cost(document, groups, epochs, machines)
+    _origin(document, done, machines)
     return document
 
 
@@ -395,9 +400,9 @@ def _family(tests: Sequence[Test]) -> str:
     seeds = sum(test.seeds.p_value is not None for test in tests)
     users = sum(test.users is not None and test.users.p_value is not None for test in tests)
     few = f"With fewer than {MIN_SEEDS} seeds there is no p-value, of either kind."
-    if not seeds and not users:
-        return few
     some = "" if all(test.seeds.count >= MIN_SEEDS for test in tests) else f" {few}"
+    if not seeds and not users:
+        return some.strip()
     return (
         f"p-values are two-sided and Holm-corrected over all comparisons of their kind in this report: {seeds} over "
         f"seeds, {users} over users.{some}"
@@ -432,7 +437,8 @@ def _early_stopping(
     metrics = metrics_of(row for g in groups for line in g.lines for row in line.runs.values())
     for group in groups:
         for line in group.lines:
-            stopped = [s for row in line.runs.values() if (s := _stopped(row, epochs, spec.early_stop or 1))]
+            found = {seed: _stopped(row, epochs, spec.early_stop or 1) for seed, row in line.runs.items()}
+            seeds, stopped = [seed for seed, stop in found.items() if stop], [stop for stop in found.values() if stop]
             if not stopped:
                 continue
             cells = [group.name, line.name, "/".join(end for end, _ in stopped)]
@@ -446,7 +452,7 @@ def _early_stopping(
                     cells += ["–"] * 4
                     continue
                 ours = fmean(values)
-                full = line.mean(metric) or 0.0
+                full = line.mean(metric, seeds) or 0.0
                 printed = paper.get(PAPER_COLUMNS.get(metric, ""), "")
                 share = _signed(100 * (ours / float(printed) - 1)) if printed else "–"
                 cells += [_number(ours), _signed(100 * (ours / full - 1) if full else None), printed or "–", share]
@@ -499,25 +505,31 @@ def _of_finished_families(rows: Rows, groups: Sequence[Group]) -> list[Group]:
     return kept
 
 
+def _curve_names(lines: Sequence[Line]) -> list[str] | None:
+    """To which curve each line's point belongs; None where two would fall on one point of a curve."""
+    counts = [line.first["num_negs"] for line in lines]
+    plain, losses = [line.name for line in lines], [line.first["loss"] for line in lines]
+    both = [f"{name}, {loss}" for name, loss in zip(plain, losses)]
+    # A comparison's lines are named by experiment: one point each makes no curve, so they join by loss.
+    ways = [losses, plain, both] if len(set(plain)) == len(plain) else [plain, both]
+    return next((names for names in ways if len(set(zip(names, counts))) == len(lines)), None)
+
+
 def _negatives(document: Document, rows: Rows, groups: Sequence[Group]) -> None:
     groups = _of_finished_families(rows, groups)
     places = {name: place for place, name in enumerate(dict.fromkeys(x.name for g in groups for x in g.lines))}
     for (model, dataset), lines in _families(groups).items():
         lines = sorted(lines, key=lambda line: places[line.name])
+        if (names := _curve_names(lines)) is None:
+            said = "several runs of one name stand at one number of negatives"
+            document.blocks.append(Text(f"No curve by number of negatives, {model} on {dataset}: {said}."))
+            continue
         for metric in metrics_of(row for line in lines for row in line.runs.values()):
             curves: dict[str, dict[int, float]] = {}
-            for line in lines:
+            for name, line in zip(names, lines):
                 value = line.mean(metric)
                 if value is not None:
-                    curves.setdefault(line.name, {})[int(line.first["num_negs"])] = value
-            # A comparison's lines are named by experiment: one point each makes no curve, so they join by loss.
-            points_of = [(line.first["loss"], int(line.first["num_negs"]), line.mean(metric)) for line in lines]
-            once = len({point[:2] for point in points_of}) == len(points_of)
-            if once and all(len(points) == 1 for points in curves.values()):
-                curves = {}
-                for loss, count, value in points_of:
-                    if value is not None:
-                        curves.setdefault(loss, {})[count] = value
+                    curves.setdefault(name, {})[int(line.first["num_negs"])] = value
             title = f"{short(metric)} by number of negatives, {model} on {dataset}"
             counts = sorted({count for points in curves.values() for count in points})
             table = [[name, *(_number(points.get(count)) for count in counts)] for name, points in curves.items()]
@@ -566,8 +578,12 @@ def _tuning(document: Document, rows: Rows) -> None:
 def _more_seeds(families: Mapping[str, Sequence[Line]], seeds: Mapping[str, Sequence[str]]) -> str:
     """On which seeds cells are compared, where some have more."""
     more = any(len(line.runs) > len(seeds[name]) for name, members in families.items() for line in members)
-    shared = sorted({seed for own in seeds.values() for seed in own}, key=int)
-    return f" Compared on seed {' '.join(shared)}, which all of them have." if more and shared else ""
+    if not more or not any(seeds.values()):
+        return ""
+    if len({tuple(own) for own in seeds.values()}) == 1:
+        return f" Compared on seed {' '.join(next(iter(seeds.values())))}, which all of them have."
+    said = "; ".join(f"{name} {' '.join(own)}" for name, own in seeds.items())
+    return f" Compared within their family, on the seeds that all its cells have: {said}."
 
 
 def cells_with_result(rows: Rows, group: str) -> dict[str, tuple[int, int]]:
@@ -629,17 +645,24 @@ def _selected(row: Row) -> str:
 
 
 def _curves(document: Document, groups: Sequence[Group], epochs: Mapping[str, Sequence[Row]]) -> None:
-    blocks = []
+    blocks, lost = [], []
     for group in groups:
         metric = next(iter(watched(group.first.first)))
         curves = {line.name: curve for line in group.lines if (curve := mean_curve(epochs, line, metric))}
+        lost += [
+            f"{line.name} ({group.name})"
+            for line in group.lines
+            if not all(row["cell"] in epochs for row in line.runs.values())
+        ]
         if curves:
             title = f"{short(metric)} by epoch, {group.name}"
             png = figures.learning_curves(curves, short(metric), title)
             blocks.append(Image(f"{_slug(f'curves {group.name}')}.png", png, f"{title} (mean over seeds)"))
-    if blocks:
+    if blocks or lost:
         said = _selected(groups[0].first.first)
         document.blocks += [Heading("Learning curves"), Text(f"Measured on {said}, mean over seeds."), *blocks]
+    if lost:
+        document.blocks.append(Text(f"Not shown, because not all epochs of the run are kept: {_few(lost)}."))
 
 
 def _bands(document: Document, groups: Sequence[Group], epochs: Mapping[str, Sequence[Row]]) -> None:
@@ -667,10 +690,11 @@ def _bands(document: Document, groups: Sequence[Group], epochs: Mapping[str, Seq
                 others.append(f"{line.name} (counted on {line.first.get('thresholds') or 'nothing'})")
                 continue
             shares[line.name], gradients[line.name] = counted, slopes if all(slopes) else []
-            at = min(round(line.mean("best_epoch") or 1), len(counted[0])) - 1
-            lines.append([line.name, "negatives", *(f"{100 * band[at]:.3f} %" for band in counted)])
+            best = [at_best(epochs, line, f"band_{band}") for band in range(len(names))]
+            lines.append([line.name, "negatives", *(f"{100 * share:.3f} %" for share in best)])
             if all(slopes):
-                lines.append([line.name, "gradient", *(f"{100 * band[at]:.1f} %" for band in slopes)])
+                best = [at_best(epochs, line, f"gradient_{band}") for band in range(len(names))]
+                lines.append([line.name, "gradient", *(f"{100 * share:.1f} %" for share in best)])
         blocks.append(Heading(group.name, 3))
         if shares:
             title = f"Bands by epoch, {group.name}"
@@ -679,7 +703,7 @@ def _bands(document: Document, groups: Sequence[Group], epochs: Mapping[str, Seq
                 Image(f"{_slug(f'bands {group.name}')}.png", figures.bands(shares, gradients, names, title), title),
             ]
         if lost:
-            blocks.append(Text(f"Not shown, because the epochs of the run are not kept: {', '.join(lost)}."))
+            blocks.append(Text(f"Not shown, because not all epochs of the run are kept: {', '.join(lost)}."))
         if others:
             blocks.append(
                 Text(f"Not binned here, because the run was counted on other margins: {', '.join(others)}. "
@@ -690,7 +714,8 @@ def _bands(document: Document, groups: Sequence[Group], epochs: Mapping[str, Seq
             Heading("Band occupancy"),
             Text(
                 "Every run's training negatives between the same thresholds (similarity, dropout included), whatever "
-                "its own margins, and each band's share of the gradient, the sum of |dL/dn|. Tables: at the best epoch."
+                "its own margins, and each band's share of the gradient, the sum of |dL/dn|. Tables: at each run's "
+                "best epoch."
             ),
             *blocks,
         ]
@@ -706,7 +731,11 @@ def _time_table(document: Document, spec: Spec, groups: Sequence[Group]) -> None
             printed = paper.get("seconds_per_epoch", "")
             ours, base = _epoch_seconds(line), _epoch_seconds(group.first)
             base_printed = paper_first.get("seconds_per_epoch", "")
-            own = "–" if line is group.first else f"{ours - base:+.2f} s ({100 * (ours / base - 1):+.1f} %)"
+            own = "–"
+            if len(machines_of(group.first, line)) > 1:
+                own = "–, two machines"
+            elif line is not group.first and base:
+                own = f"{ours - base:+.2f} s ({100 * (ours / base - 1):+.1f} %)"
             theirs = "–"
             if printed and base_printed and line is not group.first:
                 a, b = float(base_printed), float(printed)
@@ -740,41 +769,52 @@ def _epoch_seconds(line: Line) -> float:
     return (line.mean("train_seconds_per_epoch") or 0.0) + (line.mean("eval_seconds_per_epoch") or 0.0)
 
 
-def _cost(document: Document, groups: Sequence[Group]) -> None:
+def _cost(
+    document: Document,
+    groups: Sequence[Group],
+    epochs: Mapping[str, Sequence[Row]],
+    machines: Mapping[str, str],
+) -> None:
     lines = []
     for group in groups:
         for line in group.lines:
-            total = (line.mean("train_seconds") or 0.0) + (line.mean("eval_seconds") or 0.0)
+            seconds = (line.mean("train_seconds") or 0.0) + (line.mean("eval_seconds") or 0.0)
+            # What was measured of fewer epochs is not the run's time.
+            whole = all(row["cell"] in epochs for row in line.runs.values())
+            where = "/".join(dict.fromkeys(machines[_machine(row)] for row in line.runs.values()))
             memory = (line.mean("peak_memory_bytes") or 0.0) / 1e9
             lines.append(
                 [group.name, line.name, line.first["engine"], _distinct(line, "backend"), _distinct(line, "device"),
+                 where,
                  _number(line.mean("train_seconds_per_epoch"), 2), _number(line.mean("eval_seconds_per_epoch"), 2),
-                 "/".join(r["epochs"] for r in line.runs.values()), f"{total / 60:.1f}", f"{memory:.2f}"]
+                 "/".join(r["epochs"] for r in line.runs.values()), f"{seconds / 60:.1f}" if whole else "–",
+                 f"{memory:.2f}"]
             )  # fmt: skip
-    header = ["group", "run", "engine", "backend", "device", "training s/epoch", "evaluation s/epoch", "epochs",
-              "total min", "peak GB"]  # fmt: skip
-    document.blocks += [Heading("Time and memory"), Table(header, lines, 5)]
-    rows = [row for group in groups for line in group.lines for row in line.runs.values()]
-    if len({(row["processor"], row["gpu"], row["threads"]) for row in rows}) > 1:
-        document.blocks.append(Text("Runs of several machines stand here: seconds and memory compare only within one."))
+    header = ["group", "run", "engine", "backend", "device", "machine", "training s/epoch", "evaluation s/epoch",
+              "epochs", "total min", "peak GB"]  # fmt: skip
+    document.blocks += [Heading("Time and memory"), Table(header, lines, 6)]
+    said = "Seconds are as they passed, whatever else the machine did meanwhile."
+    if len(machines) > 1:
+        said = f"Runs of several machines stand here, and their seconds do not compare. Within one, too: {said.lower()}"
+    document.blocks.append(Text(said))
 
 
 def _distinct(line: Line, column: str) -> str:
     return "/".join(sorted({row[column] for row in line.runs.values()}))
 
 
-def _origin(document: Document, done: Sequence[Row]) -> None:
+def _machine(row: Row) -> str:
+    gpu = f", {row['gpu']}" if row.get("gpu") else ""
+    return f"{row['processor']}, {row['cores']} cores, {row['memory_gib']} GiB, {row['threads']} threads{gpu}"
+
+
+def _origin(document: Document, done: Sequence[Row], machines: Mapping[str, str]) -> None:
     """Where the rows come from: machines, versions, commits, days."""
 
     def distinct(*columns: str) -> list[str]:
         found = {" ".join(row[c] for c in columns if row.get(c)): None for row in done}
         return [text for text in found if text]
 
-    machines = [
-        f"{row['processor']}, {row['cores']} cores, {row['memory_gib']} GiB, {row['threads']} threads"
-        + (f", {row['gpu']}" if row.get("gpu") else "")
-        for row in done
-    ]
     versions = [
         ", ".join(f"{n} {row[n]}" for n in ("python", "torch", "numpy", "numba", "triton", "recbox") if row.get(n))
         for row in done
@@ -786,7 +826,7 @@ def _origin(document: Document, done: Sequence[Row]) -> None:
         Items(
             [
                 f"{len(done)} runs, {days[0]} to {days[-1]}",
-                *(f"machine: {m}" for m in dict.fromkeys(machines)),
+                *(f"machine {number}: {machine}" for machine, number in machines.items()),
                 *(f"versions: {v}" for v in dict.fromkeys(versions)),
                 f"commits: {', '.join(commits)}",
                 f"data fingerprints: {', '.join(distinct('dataset', 'data_fingerprint'))}",

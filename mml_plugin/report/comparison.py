@@ -254,11 +254,25 @@ def paper_row(table: Sequence[Row], row: Row, **more: str) -> Row | None:
     return None
 
 
+def at_best(epochs: Mapping[str, Sequence[Row]], line: Line, column: str) -> float:
+    """A history column at each seed's own best epoch, averaged over seeds. Every seed must have it."""
+    return fmean(float(epochs[row["cell"]][int(row["best_epoch"]) - 1][column]) for row in line.runs.values())
+
+
+def machines_of(*lines: Line) -> set[tuple[str, ...]]:
+    """What the runs were made on, as far as seconds depend on it."""
+    return {
+        tuple(row[key] for key in ("processor", "gpu", "threads", "backend"))
+        for line in lines
+        for row in line.runs.values()
+    }
+
+
 def mean_curve(epochs: Mapping[str, Sequence[Row]], line: Line, column: str) -> list[float]:
     """A history column averaged over seeds, epoch by epoch, as far as all seeds go; empty where it is missing.
 
     Args:
-        epochs: cell -> its epochs, as :meth:`Rows.epochs` gives them.
+        epochs: cell -> its epochs, as :meth:`Rows.whole_epochs` gives them.
     """
     curves = []
     for row in line.runs.values():

@@ -59,6 +59,14 @@ class Rows:
             found.setdefault(row["cell"], []).append(row)
         return {cell: sorted(rows, key=lambda row: int(row["epoch"])) for cell, rows in found.items()}
 
+    def whole_epochs(self) -> dict[str, list[Row]]:
+        """Of :meth:`epochs`, those of finished runs that are all there: of fewer, reports would read wrong ones."""
+        found = self.epochs()
+        every = {row["cell"]: [str(epoch) for epoch in range(1, int(row["epochs"]) + 1)] for row in self.done()}
+        return {
+            cell: found[cell] for cell, names in every.items() if [e["epoch"] for e in found.get(cell, [])] == names
+        }
+
 
 def state_of_cell(row: Row) -> str:
     """The state of the cell that the suite asks for; of an outdated row that of the cell in whose place it stands, ""

@@ -293,6 +293,8 @@ def test_numba_follows_torch_s_number_of_threads_back_and_forth():
             torch.set_num_threads(threads)
             sampled_scores(user, table, index, backend="numba")
             found.append((numba.get_num_threads(), torch.get_num_threads()))
+            # Another training in this thread, with another number.
+            numba.set_num_threads(3 - threads)
     finally:
         torch.set_num_threads(before)
         backends.select("numba", CPU)

@@ -211,7 +211,7 @@ def test_ctrl_c_stops_the_cell_and_the_same_command_goes_on(home):
         assert process.returncode == 130
         assert "stopped in cell 1 of 1; the same command goes on from here" in text
         epochs.append(finished(home))
-        assert not cells_module._is_locked(next((home / "runs" / "MF_tiny_mml").glob("*[!l].lock")))
+        assert not cells_module.is_locked(next((home / "runs" / "MF_tiny_mml").glob("*[!l].lock")))
     assert epochs == sorted(set(epochs))
     assert "Resumed after epoch" in (home / "runs/MF_tiny_mml").glob("*/log.txt").__next__().read_text()
 

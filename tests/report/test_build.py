@@ -367,10 +367,49 @@ def test_bands_of_other_thresholds_and_lost_epochs_are_not_shown():
     more.cells[0]["suite_thresholds"] = "0.5 0.6"
     both = Rows([*rows.cells, *more.cells], [*rows.history, *more.history])
     assert "other margins: CCL (counted on 0.7 0.9), MML" in build(Spec("T"), both).markdown()
-    assert "because the epochs of the run are not kept: BSL" in text
+    assert "because not all epochs of the run are kept: BSL" in text
     bands = text.split("## Band occupancy")[1]
     assert "| CCL" in bands
     assert "| MML" not in bands.split("## Time")[0]
+
+
+def test_a_history_that_begins_late_is_not_read_as_if_it_began_at_the_first_epoch():
+    rows = sample(labels=("CCL", "MML"), seeds=(1,))
+    rows.history = [line for line in rows.history if "mml" not in line["cell"] or int(line["epoch"]) > 3]
+    text = build(Spec("T", early_stop=1), rows).markdown()
+    stops = text.split("With early stopping")[1].split("A stop epoch")[0]
+    assert "| CCL" in stops
+    assert "| MML" not in stops
+    curves = text.split("## Learning curves")[1]
+    assert "because not all epochs of the run are kept: MML (MF on yelp18, 100 negatives)" in curves
+    assert "because not all epochs of the run are kept: MML." in text.split("## Band occupancy")[1]
+    costs = [line.split("|") for line in text.split("## Time and memory")[1].splitlines() if "| MF on" in line]
+    assert [[cell.strip() for cell in line][-3] for line in costs] == ["1.2", "–"]
+
+
+def test_bands_are_those_of_each_seeds_own_best_epoch():
+    rows = sample(labels=("CCL",), seeds=(1, 2))
+    for row, best in zip(rows.cells, ("2", "8")):
+        row["best_epoch"] = best
+    for line in rows.history:
+        seed = line["cell"][-1]
+        line["band_0"] = "0.5" if (seed, line["epoch"]) in {("1", "2"), ("2", "8")} else "0.9"
+    bands = build(Spec("T"), rows).markdown().split("## Band occupancy")[1]
+    assert "50.000 %" in bands
+    assert "90.000 %" not in bands
+
+
+def test_early_stopping_and_the_full_run_are_of_the_same_seeds():
+    rows = sample(labels=("CCL",), seeds=(1, 2, 3))
+    alone = build(Spec("T", early_stop=3), sample(labels=("CCL",), seeds=(1, 2))).markdown()
+    for metric in ("Recall(k=20)", "NDCG(k=20)"):
+        rows.cells[2][metric] = "0.9"
+    rows.history = [line for line in rows.history if not line["cell"].endswith("s3")]
+    tables = [
+        t.split("With early stopping")[1].split("A stop")[0]
+        for t in (alone, build(Spec("T", early_stop=3), rows).markdown())
+    ]
+    assert tables[0] == tables[1]
 
 
 def test_what_only_an_earlier_report_had_is_removed(tmp_path):
@@ -405,7 +444,19 @@ def test_several_machines_are_said():
     said = "Runs of several machines stand here"
     assert said not in build(Spec("T"), rows).markdown()
     rows.cells[0]["gpu"] = "A GPU"
-    assert said in build(Spec("T"), rows).markdown()
+    text = build(Spec("T"), rows).markdown()
+    assert said in text
+    costs = [line.split("|") for line in text.split("## Time and memory")[1].splitlines() if "| MF on" in line]
+    assert [line[6].strip() for line in costs] == ["1", "2"]
+    for number, where in (("1", "2 threads, A GPU"), ("2", "2 threads")):
+        assert f"- machine {number}: A processor, 2 cores, 16 GiB, {where}\n" in text
+    # Seconds of two machines make no difference; of one they do, also beside a run of no time at all.
+    assert "–, two machines" in build(Spec("T", kind="time"), rows).markdown()
+    rows.cells[0] |= {"gpu": "", "train_seconds_per_epoch": "0.0", "eval_seconds_per_epoch": "0.0"}
+    text = build(Spec("T", kind="time"), rows).markdown()
+    assert "two machines" not in text
+    rows.cells[0]["train_seconds_per_epoch"] = "6.0"
+    assert "+3.00 s (+50.0 %)" in build(Spec("T", kind="time"), rows).markdown()
 
 
 def test_metric_by_number_of_negatives():
@@ -413,6 +464,22 @@ def test_metric_by_number_of_negatives():
     rows = Rows(cells, [line for row in cells for line in history(row)])
     text = build(Spec("T"), rows).markdown()
     assert "Recall@20 by number of negatives, MF on yelp18" in text
+
+
+def test_points_of_one_name_at_one_number_of_negatives_are_no_one_curve():
+    """As of a suite that compares engines: groups have the losses, lines the engines."""
+    cells = [
+        {**cell(loss, 1, negatives=n), "group": f"{loss} at {n}", "label": engine, "cell": f"{loss}{n}{engine}"}
+        for loss in ("CCL", "MML") for n in (10, 100) for engine in ("recbox", "fast")
+    ]  # fmt: skip
+    text = build(Spec("T"), Rows(cells)).markdown()
+    table = text.split("Recall@20 by number of negatives")[1].split("![")[0]
+    for name in ("recbox, CCL", "recbox, MML", "fast, CCL", "fast, MML"):
+        assert f"| {name}" in table
+    again = [{**row, "group": f"again, {row['group']}", "cell": f"{row['cell']}again"} for row in cells]
+    text = build(Spec("T"), Rows([*cells, *again])).markdown()
+    assert "No curve by number of negatives, MF on yelp18: several runs of one name stand at one number" in text
+    assert "Recall@20 by number of negatives" not in text
 
 
 def test_of_a_family_the_best_on_validation_stands_for_all():

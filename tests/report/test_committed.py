@@ -79,6 +79,11 @@ def test_verdicts_follow_the_rule():
     assert findings.Gain(1.0, 3, 0.1, -0.5, 2.5, 0.5, 1.5).parity("MML", "BSL") == "undecided"
     # Beyond the band and users exclude 0, but seeds do not: the page says that it takes both.
     assert findings.Gain(1.9, 3, 0.9, 1.0, 2.8, -0.5, 4.3).parity("MML", "BSL") == "undecided"
+    assert findings.Gain(-5.9, 1, None, -6.8, -5.0).parity("MML", "BSL", -5.65) == (
+        "no, BSL ahead, as in the paper (1 seed)"
+    )
+    assert findings.Gain(-5.9, 1, None, -6.8, -5.0).parity("MML", "BSL", 5.65) == "no, BSL ahead (1 seed)"
+    assert findings.Gain(None, 1).verdict(4.0) == findings.Gain(None, 1).words() == "no percentage of 0"
     assert (
         "with 3 seeds or more the paired t interval over seeds too; **undecided**"
         in findings._parity(findings.Pool(ROOT / "nowhere"))[0]
@@ -154,14 +159,46 @@ def test_an_interval_is_of_the_very_trainings_that_were_compared(tmp_path):
     pool = findings.Pool(tmp_path)
     gain = pool.gain("MF_yelp_ccl", "MF_yelp_mml", "Recall(k=20)")
     base = float(old[0]["Recall(k=20)"])
-    assert gain.percent == pytest.approx(100 * difference / base)
-    assert gain.low == pytest.approx(0.1 / base)
-    assert pool.retrained
-    assert pool.line("MF_yelp_mml").mean("Recall(k=20)") == pytest.approx(float(again["Recall(k=20)"]))
-    # Had the suite itself the newer training, the interval would be nobody's.
-    Rows([old[0], again], rows.history, users).save(tmp_path / "suite_table4")
-    gain = findings.Pool(tmp_path).gain("MF_yelp_ccl", "MF_yelp_mml", "Recall(k=20)")
+    assert gain.percent == pytest.approx(100 * (difference + 0.001) / base)
     assert gain.verdict(4.0) == "no interval yet"
+    assert pool.line("MF_yelp_mml").mean("Recall(k=20)") == pytest.approx(float(again["Recall(k=20)"]))
+    # Compared as it is now, and were it in another suite, it has one.
+    users = [{"runs": runs, "metric": "Recall(k=20)", **interval, "difference": str(difference + 0.001)}]
+    Rows([again], [], users).save(tmp_path / "suite_parity")
+    gain = findings.Pool(tmp_path).gain("MF_yelp_ccl", "MF_yelp_mml", "Recall(k=20)")
+    assert gain.low == pytest.approx(0.1 / base)
+
+
+def test_older_settings_of_an_experiment_are_left_out_and_named(tmp_path):
+    from tests.report.sample import cell
+
+    findings = script("findings")
+    for name, seed, setting, date, value in (
+        ("a", 1, "old", "2026-11-01", "0.01"),
+        ("b", 2, "new", "2026-11-02", "0.09"),
+    ):
+        suite_of(tmp_path, name, {**cell("CCL", seed), "config_hash": setting, "date": date, "Recall(k=20)": value})
+    pool = findings.Pool(tmp_path)
+    assert pool.line("MF_yelp_ccl").values("Recall(k=20)") == [0.09]
+    said = "Left out, because newer rows of theirs have other settings or data: MF_yelp_ccl paper fast."
+    assert said in findings.findings(pool)
+
+
+def test_runs_without_their_epochs_do_not_take_the_page_down(tmp_path):
+    from mml_plugin.report.rows import Rows
+    from tests.report.sample import cell
+
+    findings = script("findings")
+    timed = [
+        {**cell(loss, 1), "expid": f"MF_yelp_{loss.lower()}", "settings": "epochs=5", "cell": f"timed {loss}"}
+        for loss in ("CCL", "MML")
+    ]
+    Rows([cell("CCL", 1), *timed]).save(tmp_path / "suite_x")
+    page = findings.findings(findings.Pool(tmp_path))
+    lines = [
+        line for line in page.splitlines() if line.startswith(("| MF, Yelp2018, CCL ", "| Yelp2018, 100 negatives "))
+    ]
+    assert [line.count("its epochs are not kept") for line in lines] == [2, 4]
 
 
 def test_every_comparison_of_the_page_is_made_by_a_suite():

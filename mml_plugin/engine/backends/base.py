@@ -211,6 +211,9 @@ class Backend(ABC):
             CannotStart: when it does not.
         """
 
+    def follow_threads(self) -> None:  # noqa: B027  # torch itself needs nothing
+        """Use as many threads as torch does now, in the thread that calls."""
+
     def capture_obstacle(self, excluding: bool) -> str:
         """Why a step cannot be captured as a CUDA graph, with or without positives excluded; "" when it can."""
         return ""

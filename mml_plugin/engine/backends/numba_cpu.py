@@ -56,11 +56,16 @@ class Engine(Backend):
 
     def __init__(self) -> None:
         threads = torch.get_num_threads()
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+        self.follow_threads()
         # Numba's threads, on their start, set the number of threads of an OpenMP runtime that torch may share.
         torch.set_num_threads(threads)
         self._made: dict[int, tuple[Any, tuple[np.ndarray, ...]]] = {}
         self._scratch = _Scratch()
+
+    def follow_threads(self) -> None:
+        threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        if numba.get_num_threads() != threads:
+            numba.set_num_threads(threads)
 
     @property
     def active_entries(self) -> int:
