@@ -159,9 +159,12 @@ class Pool:
             key = (row["expid"], row["protocol"], row["engine"], row["settings"])
             variant = row.get("config_hash", ""), row["data_fingerprint"]
             runs = variants.setdefault(key, {}).setdefault(variant, Line(row["expid"], {})).runs
-            if row["seed"] not in runs or runs[row["seed"]]["date"] < row["date"]:
+            known = runs.get(row["seed"])
+            if known is None or known["date"] < row["date"]:
                 runs[row["seed"]] = row
                 self.epochs[row["identity"]] = epochs.get(row["cell"], [])
+            elif known["date"] == row["date"] and not self.epochs[known["identity"]]:
+                self.epochs[known["identity"]] = epochs.get(row["cell"], [])
         for row in rows.users:
             self.users.setdefault((row["runs"], row["metric"]), []).append(row)
 

@@ -21,7 +21,16 @@ from mml_plugin.data.interactions import load
 from mml_plugin.devices import resolve_device
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.cells import DONE, MISSING, Matcher, Outcome, Runner
-from mml_plugin.experiment.collect import FINGERPRINT, SCREENED_OUT, WAITING, Collector, description, measured, slim
+from mml_plugin.experiment.collect import (
+    FINGERPRINT,
+    SCREENED_OUT,
+    WAITING,
+    Collector,
+    behind,
+    description,
+    measured,
+    slim,
+)
 from mml_plugin.experiment.screening import check_screen, screen
 from mml_plugin.experiment.suite import Cell, Suite, make_cells, read_suite
 from mml_plugin.report.build import cells_with_result
@@ -118,8 +127,11 @@ def run_suite(options: argparse.Namespace) -> int:
         stem, merged(whole, cells), hide=ROOT, screened=screened, waiting=waiting, fingerprint=data_of
     )
     outcomes = work(without_rows(asked, stem) if options.new else asked, collector, options)
-    collector.adopt(stems_of(options.results))
+    if suite.kind != "time":  # seconds of another machine are no part of such a suite
+        collector.adopt(stems_of(options.results))
     collector.add_bootstraps()
+    for name in behind(stem, stems_of(options.results)):
+        print(f"suite {name} has an older training of an experiment of this one: run_suite.py {name} --collect")
     if not options.no_report:
         report(path, options)
     return summary(outcomes)

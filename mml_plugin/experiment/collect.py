@@ -56,7 +56,7 @@ class Collector:
         self.screened, self.waiting = dict(screened or {}), dict(waiting or {})
         self._data = {_settings(description(cell)): fingerprint(cell)[:FINGERPRINT] for cell in self.cells}
         self._families = {(cell.group, cell.label): cell.family for cell in self.cells}
-        self._lock = FileLock(str(stem.parent / f".{stem.name}.lock"))
+        self._lock = _lock_of(stem)
 
     def update(self, outcomes: Iterable[Outcome]) -> Rows:
         """Put the outcomes' rows in place of the same cells' older ones.
@@ -72,8 +72,15 @@ class Collector:
                 name, old = outcome.cell.name, known.get(outcome.cell.name)
                 if outcome.state == DONE:
                     row = self._row(outcome.cell)
-                    if old is not None and old.get("identity") == row["identity"] and old["date"] > row["date"]:
-                        logging.warning("%s: its row is of %s and stays; the run folder is older", name, old["date"])
+                    if (
+                        old is not None
+                        and measured(old)
+                        and _trained(old) == _trained(row)
+                        and old["date"] > row["date"]
+                    ):
+                        said = "%s: its row is of %s and stays; the run folder is of %s"
+                        logging.warning(said, name, old["date"], row["date"])
+                        old["error"] = ""
                         continue
                     known[name] = row
                     epochs[name] = history_rows(outcome.cell)
@@ -88,22 +95,28 @@ class Collector:
         return rows
 
     def adopt(self, stems: Iterable[Path]) -> Rows:
-        """Let newer trainings of the same runs, which other suites' rows have, take the place of this suite's.
+        """Let newer trainings of the same experiments, which other suites' rows have, take the place of this suite's.
 
-        A run that stands in several suites is one, so it is to have the same numbers in all of them; trained again on
-        another machine it ends in other last digits.
+        What stands in several suites is to have the same numbers in all of them; trained again, on another machine or
+        with other threads, it ends in other last digits.
 
         Args:
             stems: of the suites, this one's among them or not.
         """
+        newest = newest_of(stem for stem in stems if stem != self.stem)
+        described = self._described
         with self._lock:
             rows = Rows.load(self.stem)
             known, epochs = {row["cell"]: row for row in rows.cells}, rows.epochs()
-            newest = _newest(stem for stem in stems if stem != self.stem)
             for name, row in known.items():
-                theirs, history = newest.get(_training(row), (row, []))
-                if measured(row) and theirs["date"] > row["date"]:
-                    known[name] = {**row, **{key: theirs[key] for key in theirs.keys() - self._described}}
+                if not measured(row) or _trained(row) not in newest:
+                    continue
+                theirs, history = newest[_trained(row)]
+                if theirs["date"] > row["date"]:
+                    taken = {key: value for key, value in theirs.items() if key not in described}
+                    known[name] = {**row, **taken, "error": ""}
+                    epochs[name] = []
+                if theirs["date"] >= row["date"] and len(history) > len(epochs.get(name, [])):
                     epochs[name] = [{**epoch, "cell": name} for epoch in history]
             self._put(rows, known, epochs)
         return rows
@@ -209,23 +222,40 @@ class Collector:
         return {**description(cell), **result_row(result, cell)}
 
 
-def _training(row: Row) -> tuple[str, str]:
-    """What was trained, and on which thresholds its negatives were counted."""
-    return row.get("identity", ""), row.get("suite_thresholds", "")
+def _trained(row: Row) -> tuple[str, ...]:
+    """What was trained, on any machine, and on which thresholds its negatives were counted."""
+    keys = ("engine", "protocol", "valid_share", "max_batches", "seed", "config_hash", "data_fingerprint")
+    return tuple(row.get(key, "") for key in (*keys, "suite_thresholds"))
 
 
-def _newest(stems: Iterable[Path]) -> dict[tuple[str, str], tuple[Row, list[Row]]]:
-    """The newest training of each run in other suites' rows, with its epochs."""
-    found: dict[tuple[str, str], tuple[Row, list[Row]]] = {}
+def newest_of(stems: Iterable[Path]) -> dict[tuple[str, ...], tuple[Row, list[Row]]]:
+    """The newest training of each experiment in the rows of suites, with its epochs."""
+    found: dict[tuple[str, ...], tuple[Row, list[Row]]] = {}
     for stem in stems:
-        rows = Rows.load(stem)
+        with _lock_of(stem):
+            rows = Rows.load(stem)
         epochs = rows.epochs()
         for row in rows.cells:
-            if "state" in row and measured(row):
-                known = found.get(_training(row))
-                if known is None or known[0]["date"] < row["date"]:
-                    found[_training(row)] = row, epochs.get(row["cell"], [])
+            if "state" not in row or not measured(row):
+                continue
+            new = row, epochs.get(row["cell"], [])
+            old = found.get(_trained(row), new)
+            found[_trained(row)] = max(old, new, key=lambda pair: (pair[0]["date"], len(pair[1])))
     return found
+
+
+def behind(stem: Path, stems: Iterable[Path]) -> list[str]:
+    """The other suites in whose rows an experiment of this one has an older training."""
+    newest, found = newest_of([stem]), []
+    for other in stems:
+        of_other = newest_of([other])
+        if any(new["date"] > of_other[key][0]["date"] for key, (new, _) in newest.items() if key in of_other):
+            found.append(other.name.removeprefix("suite_"))
+    return found
+
+
+def _lock_of(stem: Path) -> FileLock:
+    return FileLock(str(stem.parent / f".{stem.name}.lock"))
 
 
 def _compared(rows: Rows, names: Collection[str] | None) -> Rows:

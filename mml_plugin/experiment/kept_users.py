@@ -15,6 +15,7 @@ from mml_plugin.files import atomic_write, make_folder
 from mml_plugin.report.rows import Row
 
 FOLDER = "per_user"
+DATE = b"date"  # of the run, in a kept file's metadata
 
 
 def path_of(results: Path, identity: str) -> Path:
@@ -23,12 +24,15 @@ def path_of(results: Path, identity: str) -> Path:
 
 
 def keep(results: Path, folder: RunFolder, identity: str, metrics: Sequence[str]) -> None:
-    """Keep the named metrics of a finished run, in single precision; what the run does not measure is left out."""
+    """Keep the named metrics of a finished run, in single precision; what the run does not measure is left out.
+
+    Those of a newer training of the same run, which another suite may have brought, are not written over.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = _read(folder.per_user)
-    if table is None:
+    table, date = _read(folder.per_user), folder.read_result()["date"].encode()
+    if table is None or _date(_read(path_of(results, identity))) > date:
         return
     names = [name for name in metrics if name in table.column_names]
     columns = {name: pa.array(np.asarray(table[name], np.float32)) for name in names}
@@ -37,24 +41,31 @@ def keep(results: Path, folder: RunFolder, identity: str, metrics: Sequence[str]
     with atomic_write(path_of(results, identity), "wb") as stream:
         # Users rise by one, so their differences take next to nothing.
         packed = {"use_dictionary": names, "column_encoding": {"user_row": "DELTA_BINARY_PACKED"}}
-        pq.write_table(pa.table({"user_row": users, **columns}), stream, compression="zstd", **packed)
+        kept = pa.table({"user_row": users, **columns}).replace_schema_metadata({DATE: date})
+        pq.write_table(kept, stream, compression="zstd", **packed)
 
 
 def table_of(results: Path, folder: RunFolder | None, row: Row) -> Any:
     """The per-user metrics of a row's very run, from its folder or else what was kept of it; None where neither is."""
-    if folder is not None and folder.finished and _identity(folder) == row["identity"]:
+    if folder is not None and folder.finished and _trained(folder) == (row["identity"], row["date"]):
         found = _read(folder.per_user)
         if found is not None:
             return found
     return _read(path_of(results, row["identity"]))
 
 
-def _identity(folder: RunFolder) -> str:
-    """The run's identity; "" where its result is damaged, which whoever runs the cell says."""
+def _trained(folder: RunFolder) -> tuple[str, str]:
+    """The run's identity and date; "" where its result is damaged, which whoever runs the cell says."""
     try:
-        return folder.read_result()["identity"]
+        result = folder.read_result()
+        return result["identity"], result["date"]
     except UserError:
-        return ""
+        return "", ""
+
+
+def _date(kept: Any) -> bytes:
+    """When the run of a kept table was finished; b"" where it does not say."""
+    return (kept.schema.metadata or {}).get(DATE, b"") if kept is not None else b""
 
 
 def _read(path: Path) -> Any:

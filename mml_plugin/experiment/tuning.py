@@ -296,7 +296,10 @@ def _run_cells(cells: list[Cell], gpus: Sequence[int], command: Sequence[str]) -
                 folder = RunFolder(cell.result.parent)
                 if is_locked(Path(f"{folder.path}.lock")):
                     return ELSEWHERE
-                folder.recover()  # a process that was killed may have set a finished run aside
+                try:
+                    folder.recover()  # a process that was killed may have set a finished run aside
+                except UserError:
+                    return ELSEWHERE  # begun this very moment
                 return DONE if cell.result.is_file() or train(cell, gpu) else FAILED
         except Timeout:
             return ELSEWHERE

@@ -16,6 +16,7 @@ from mml_plugin.report.comparison import (
     common_seeds,
     compare,
     groups_of,
+    machine_of,
     machines_of,
     mean_curve,
     metrics_of,
@@ -99,7 +100,7 @@ def build(spec: Spec, rows: Rows) -> Document:
         _bands(document, groups, epochs)
     # Beside its report a file of numbers may travel alone.
     document.numbers = [{"protocol": only_protocol(current), **number} for number in document.numbers]
-    machines = {machine: str(number) for number, machine in enumerate(dict.fromkeys(map(_machine, done)), 1)}
+    machines = {machine: str(number) for number, machine in enumerate(dict.fromkeys(map(machine_of, done)), 1)}
     _cost(document, groups, epochs, machines)
     _origin(document, done, machines)
     return document
@@ -582,7 +583,7 @@ def _more_seeds(families: Mapping[str, Sequence[Line]], seeds: Mapping[str, Sequ
         return ""
     if len({tuple(own) for own in seeds.values()}) == 1:
         return f" Compared on seed {' '.join(next(iter(seeds.values())))}, which all of them have."
-    said = "; ".join(f"{name} {' '.join(own)}" for name, own in seeds.items())
+    said = "; ".join(f"{name} {' '.join(own)}" for name, own in seeds.items() if own)
     return f" Compared within their family, on the seeds that all its cells have: {said}."
 
 
@@ -781,7 +782,7 @@ def _cost(
             seconds = (line.mean("train_seconds") or 0.0) + (line.mean("eval_seconds") or 0.0)
             # What was measured of fewer epochs is not the run's time.
             whole = all(row["cell"] in epochs for row in line.runs.values())
-            where = "/".join(dict.fromkeys(machines[_machine(row)] for row in line.runs.values()))
+            where = "/".join(dict.fromkeys(machines[machine_of(row)] for row in line.runs.values()))
             memory = (line.mean("peak_memory_bytes") or 0.0) / 1e9
             lines.append(
                 [group.name, line.name, line.first["engine"], _distinct(line, "backend"), _distinct(line, "device"),
@@ -801,11 +802,6 @@ def _cost(
 
 def _distinct(line: Line, column: str) -> str:
     return "/".join(sorted({row[column] for row in line.runs.values()}))
-
-
-def _machine(row: Row) -> str:
-    gpu = f", {row['gpu']}" if row.get("gpu") else ""
-    return f"{row['processor']}, {row['cores']} cores, {row['memory_gib']} GiB, {row['threads']} threads{gpu}"
 
 
 def _origin(document: Document, done: Sequence[Row], machines: Mapping[str, str]) -> None:

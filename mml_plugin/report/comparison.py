@@ -259,13 +259,15 @@ def at_best(epochs: Mapping[str, Sequence[Row]], line: Line, column: str) -> flo
     return fmean(float(epochs[row["cell"]][int(row["best_epoch"]) - 1][column]) for row in line.runs.values())
 
 
-def machines_of(*lines: Line) -> set[tuple[str, ...]]:
-    """What the runs were made on, as far as seconds depend on it."""
-    return {
-        tuple(row[key] for key in ("processor", "gpu", "threads", "backend"))
-        for line in lines
-        for row in line.runs.values()
-    }
+def machine_of(row: Row) -> str:
+    """What a run was made on, in words, as far as seconds depend on it."""
+    gpu = f", {row['gpu']}" if row.get("gpu") else ""
+    return f"{row['processor']}, {row['cores']} cores, {row['memory_gib']} GiB, {row['threads']} threads{gpu}"
+
+
+def machines_of(*lines: Line) -> set[str]:
+    """What the lines' runs were made on."""
+    return {machine_of(row) for line in lines for row in line.runs.values()}
 
 
 def mean_curve(epochs: Mapping[str, Sequence[Row]], line: Line, column: str) -> list[float]:

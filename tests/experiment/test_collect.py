@@ -15,7 +15,7 @@ from mml_plugin.data import synthetic
 from mml_plugin.errors import UserError
 from mml_plugin.experiment import kept_users
 from mml_plugin.experiment.cells import DONE, FAILED, Outcome, Runner
-from mml_plugin.experiment.collect import Collector, rebinned
+from mml_plugin.experiment.collect import Collector, behind, rebinned
 from mml_plugin.experiment.config import load_experiment
 from mml_plugin.experiment.run import RunRequest, run
 from mml_plugin.experiment.run_folder import History, band_column, history_thresholds
@@ -413,6 +413,46 @@ def test_a_newer_training_of_a_run_stands_in_every_suite_that_has_it(home, caplo
     assert caplog.text.count("its row is of 2999-01-01T00:00:00+00:00 and stays") == 1
     assert [path.read_bytes() == b"of the newer training" for path in paths] == [True, False]
     paths[0].write_bytes(of_the_first)
+
+
+def test_users_of_a_newer_training_outlive_an_older_run_folder(home):
+    """Kept beside the rows by another machine, they are what the adopted row is compared by."""
+    import pyarrow.parquet as pq
+
+    lines = [{"expid": f"MF_tiny_{loss}", "label": loss, "group": "both"} for loss in ("ccl", "mml")]
+    cells = cells_of(*lines, seeds=[1])
+    first = collected(cells, "newer/suite_a")
+    row, other = first.update([]).cells
+    kept = kept_users.path_of(Path("results/newer"), row["identity"])
+    table = pq.read_table(kept)
+    assert table.schema.metadata[b"date"].decode() == row["date"]
+    # As if trained again later, where every user came out a little better.
+    better = table.set_column(1, "Recall(k=20)", [np.asarray(table["Recall(k=20)"]) + np.float32(0.25)])
+    pq.write_table(better.replace_schema_metadata({b"date": b"2999-01-01"}), kept)
+    rows = rows_module.Rows.load(first.stem)
+    changed = {"date": "2999-01-01", "Recall(k=20)": f"{float(row['Recall(k=20)']) + 0.25:.8f}"}
+    rows.cells[0].update(changed)
+    rows.users = []
+    rows.save(first.stem)
+    # Another suite meets the old run folder first, and this one's row after it.
+    second = collected(cells, "newer/suite_b")
+    assert pq.read_table(kept).schema.metadata[b"date"] == b"2999-01-01"
+    assert behind(first.stem, [first.stem, second.stem]) == ["b"]
+    second.adopt([first.stem])
+    assert behind(first.stem, [first.stem, second.stem]) == []
+    for collector in (first, second):
+        (comparison,) = [user for user in collector.add_bootstraps().users if user["metric"] == "Recall(k=20)"]
+        difference = float(other["Recall(k=20)"]) - float(changed["Recall(k=20)"])
+        assert float(comparison["difference"]) == pytest.approx(difference, abs=1e-6)
+
+
+def test_a_history_that_one_suite_lost_comes_back_from_another(home):
+    cells = cells_of("MF_tiny_ccl", seeds=[1])
+    whole, torn = collected(cells, "lost/suite_a"), collected(cells, "lost/suite_b")
+    rows = rows_module.Rows.load(torn.stem)
+    rows.history = rows.history[1:]
+    rows.save(torn.stem)
+    assert torn.adopt([whole.stem]).history == rows_module.Rows.load(whole.stem).history
 
 
 def test_held_out_training_never_sees_test(home, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -62,6 +63,16 @@ def test_every_suite_with_rows_has_its_report():
     rows = {p.stem.removeprefix("suite_") for p in (ROOT / "benchmarks" / "results").glob("suite_*.csv")}
     rows = {name for name in rows if not name.endswith(("-history", "-users"))}
     assert rows == {path.parent.name for path in REPORTS.glob("*/report.md")}
+
+
+def test_an_experiment_has_the_same_training_in_every_suite(tmp_path):
+    from mml_plugin.experiment.collect import behind
+
+    for path in (ROOT / "benchmarks" / "results").glob("suite_*.csv"):
+        shutil.copy(path, tmp_path)
+    stems = [path.with_suffix("") for path in tmp_path.glob("suite_*.csv")]
+    stems = [stem for stem in stems if not stem.name.endswith(("-history", "-users"))]
+    assert {stem.name: older for stem in stems if (older := behind(stem, stems))} == {}
 
 
 def test_verdicts_follow_the_rule():
