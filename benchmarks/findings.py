@@ -28,7 +28,7 @@ from mml_plugin.report.comparison import (
     shared_seeds,
 )
 from mml_plugin.report.early_stopping import read_stop
-from mml_plugin.report.rows import Row, Rows, read_csv, state_of_cell
+from mml_plugin.report.rows import Row, Rows, read_csv, state_of_cell, stems_in
 from mml_plugin.report.statistics import MIN_SEEDS, paired_t
 from mml_plugin.report.table import markdown_table
 
@@ -141,13 +141,11 @@ class Pool:
         self.suites: dict[str, Rows] = {}
         self.left_out: list[str] = []
         variants: dict[Key, dict[tuple[str, str], Line]] = {}
-        for path in sorted(results.glob("suite_*.csv")):
-            if path.stem.endswith(("-history", "-users")):
-                continue
-            rows = Rows.load(path.with_suffix(""))
+        for stem in stems_in(results):
+            rows = Rows.load(stem)
             if not rows.cells or "state" not in rows.cells[0]:
                 continue
-            self.suites[path.stem.removeprefix("suite_")] = rows
+            self.suites[stem.name.removeprefix("suite_")] = rows
             self._add(rows, variants)
         self.lines = {key: self._newest(key, found) for key, found in variants.items()}
 

@@ -36,7 +36,7 @@ from mml_plugin.experiment.suite import Cell, Suite, make_cells, read_suite
 from mml_plugin.report.build import cells_with_result
 from mml_plugin.report.comparison import groups_of
 from mml_plugin.report.needs import check_installed
-from mml_plugin.report.rows import Rows
+from mml_plugin.report.rows import Rows, stems_in
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES, RESULTS, REPORTS = (ROOT / "benchmarks" / name for name in ("suites", "results", "reports"))
@@ -128,19 +128,13 @@ def run_suite(options: argparse.Namespace) -> int:
     )
     outcomes = work(without_rows(asked, stem) if options.new else asked, collector, options)
     if suite.kind != "time":  # seconds of another machine are no part of such a suite
-        collector.adopt(stems_of(options.results))
+        collector.adopt(stems_in(options.results))
     collector.add_bootstraps()
-    for name in behind(stem, stems_of(options.results)):
+    for name in behind(stem, stems_in(options.results)):
         print(f"suite {name} has an older training of an experiment of this one: run_suite.py {name} --collect")
     if not options.no_report:
         report(path, options)
     return summary(outcomes)
-
-
-def stems_of(results: Path) -> list[Path]:
-    """Of all suites that have rows."""
-    kept = (path.with_suffix("") for path in sorted(results.glob("suite_*.csv")))
-    return [stem for stem in kept if not stem.name.endswith(("-history", "-users"))]
 
 
 def _seeds(text: str | None) -> list[int] | None:

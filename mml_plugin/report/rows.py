@@ -80,6 +80,12 @@ def is_to_run(row: Row) -> bool:
     return state_of_cell(row) not in ("", "screened out", "waiting")
 
 
+def stems_in(results: Path) -> list[Path]:
+    """Of all suites that have rows in a folder, by name."""
+    kept = (path.with_suffix("") for path in sorted(results.glob("suite_*.csv")))
+    return [stem for stem in kept if not stem.name.endswith(("-history", "-users"))]
+
+
 def paths(stem: Path) -> tuple[Path, Path, Path]:
     """The three files of a suite."""
     return (

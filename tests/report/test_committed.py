@@ -67,11 +67,11 @@ def test_every_suite_with_rows_has_its_report():
 
 def test_an_experiment_has_the_same_training_in_every_suite(tmp_path):
     from mml_plugin.experiment.collect import behind
+    from mml_plugin.report.rows import stems_in
 
     for path in (ROOT / "benchmarks" / "results").glob("suite_*.csv"):
         shutil.copy(path, tmp_path)
-    stems = [path.with_suffix("") for path in tmp_path.glob("suite_*.csv")]
-    stems = [stem for stem in stems if not stem.name.endswith(("-history", "-users"))]
+    stems = stems_in(tmp_path)
     assert {stem.name: older for stem in stems if (older := behind(stem, stems))} == {}
 
 
