@@ -27,6 +27,7 @@ from mml_plugin.experiment.logs import log_to, show_duration
 from mml_plugin.experiment.run_folder import RUN_FORMAT, History, RunFolder, folder_name, history_thresholds
 from mml_plugin.experiment.schema import NOT_IDENTITY
 from mml_plugin.files import atomic_write, writing
+from mml_plugin.interrupts import interruptible
 from mml_plugin.losses.checks import number
 from mml_plugin.records import EpochRecord
 from mml_plugin.registry import margins_of
@@ -286,7 +287,13 @@ def _train(context: Context, engine: Any) -> None:
         own = context.thresholds == margins_of(context.params["loss"], context.params)
         context.listeners.append(outputs.tensorboard_listener(folder.events, own, context.resume))
     try:
-        _write_result(context, engine.train(context))
+        with interruptible() as check_interrupt:
+            try:
+                _write_result(context, engine.train(context))
+            except Exception:
+                # What is written in C++ (a checkpoint) ends with an error of another kind after Ctrl-C.
+                check_interrupt()
+                raise
     except KeyboardInterrupt:
         _say_how_to_resume(folder)
         raise

@@ -24,6 +24,7 @@ from mml_plugin.data.importing import import_csv
 from mml_plugin.data.interactions import load
 from mml_plugin.engine.trainer import Trainer
 from mml_plugin.errors import UserError
+from mml_plugin.experiment import run as run_module
 from mml_plugin.experiment import run_fast
 from mml_plugin.experiment.config import list_experiments, load_experiment
 from mml_plugin.experiment.run import RunRequest, run
@@ -534,6 +535,34 @@ def test_ctrl_c_and_kill_leave_a_run_that_goes_on(home):
     # The row is written first: stopped before the checkpoint, the next run drops it.
     assert len(history) - epochs[-1] in (0, 1)
     assert history["epoch"].tolist() == list(range(1, len(history) + 1))
+
+
+def test_a_ctrl_c_that_ends_as_another_error_says_how_to_go_on_too(home, monkeypatch):
+    """As when it comes while torch writes a checkpoint: its C++ makes a RuntimeError of it."""
+    real = Trainer._one_epoch
+
+    def pressed(loop, memory):
+        if loop.epoch:
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                raise RuntimeError("unexpected pos 64 vs 0") from None
+        return real(loop, memory)
+
+    request = RunRequest("MF_tiny_mml", CONFIG, engine="fast", overrides=SMALL, runs_dir=Path("torn"))
+    said = []
+    monkeypatch.setattr(run_module, "_say_how_to_resume", said.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_one_epoch", pressed)
+        with pytest.raises(KeyboardInterrupt):
+            run(request)
+        assert [folder.checkpoint.is_file() for folder in said] == [True]
+        # An error that is one stays one.
+        patch.setattr(Trainer, "_one_epoch", lambda loop, memory: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(dataclasses.replace(request, resume=True))
+    assert run(dataclasses.replace(request, resume=True)).read_result()["epochs"] == 3
+    assert len(said) == 1
 
 
 def finished_epochs():
