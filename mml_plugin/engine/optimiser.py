@@ -19,6 +19,8 @@ from mml_plugin.engine.backends.base import CLIP_EPSILON, AdamConstants, Backend
 
 # More than the relative error of a sum of a handful of float64.
 SUM_ERROR = 1e-14
+# Makes a bound one that was computed in floating point.
+ROUNDING = 1.01
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,10 @@ class FusedAdam:
         if name in self._late:
             self._late[name].read(rows)
 
+    def takes_deferred(self, name: str) -> bool:
+        """Whether the coming step can take the table's gradient as ``Backend.defer_item_gradient`` returns it."""
+        return name not in self._late and not self.capturable
+
     def settle(self) -> float:
         """Bring all tables up to date, and delay none any more; returns the penalties that no step has reported."""
         self._settle_rows()
@@ -162,6 +168,8 @@ class FusedAdam:
     def _clip(self) -> Tensor | float:
         if math.isinf(self.max_norm):
             return 1.0
+        if self._surely_short():
+            return 1.0
         if self._late:
             factor = self._late_clip()
             if factor is not None:
@@ -171,6 +179,15 @@ class FusedAdam:
         if isinstance(squared, Tensor):
             return self.backend.clip_factor(squared, self.max_norm)
         return self._factor(squared)
+
+    def _surely_short(self) -> bool:
+        """Whether a bound of the norm, where one is cheaper than the norm, tells already that nothing is clipped."""
+        if all(state.deferred is None for state in self.states.values()):
+            return False
+        late, squares = self._late, self._squares
+        norms = [late[name].bound if name in late else squares[name] ** 0.5 for name in self.states]
+        bound = self.backend.gradient_norm_bound(list(self.states.values()), norms)
+        return bound is not None and ROUNDING * (bound + CLIP_EPSILON) <= self.max_norm
 
     def _late_clip(self) -> float | None:
         """The factor where what late rows can add to the norm does not change it, as it is rounded; else None."""
@@ -228,6 +245,10 @@ class GeneralOptimiser:
 
     # torch.optim keeps the rate on the host, where a replayed step would not look for it.
     capturable = False
+
+    def takes_deferred(self, name: str) -> bool:
+        """Never: torch.optim wants whole gradients."""
+        return False
 
     def __init__(
         self,

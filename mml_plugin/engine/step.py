@@ -87,6 +87,7 @@ class Step:
         self.optimiser, self.backend, self.batch_penalty = optimiser, backend, batch_penalty
         self.parameters, self.states = dict(parameters), dict(states)
         self._state_of = {id(parameter): self.states[name] for name, parameter in self.parameters.items()}
+        self._name_of = {id(parameter): name for name, parameter in self.parameters.items()}
         # By shape: a captured step reads its labels' memory after a short batch needed others.
         self._labels: dict[torch.Size, Tensor] = {}
 
@@ -117,11 +118,17 @@ class Step:
         y_pred = self.backend.scores(users.vectors, weight, batch.index, inverse)
         loss, gradient = self._differentiate(y_pred, batch.users)
         by_user = self.backend.user_gradient(gradient, weight, batch.index, inverse)
-        self.backend.item_gradient(
-            gradient, y_pred, users.vectors, weight, batch.index, inverse, state.grad, state.touched
-        )
+        found = gradient, y_pred, users.vectors, weight, batch.index, inverse
+        state.deferred = self.backend.defer_item_gradient(*found) if self._may_defer(table) else None
+        if state.deferred is None:
+            self.backend.item_gradient(*found, state.grad, state.touched)
         users.backward(by_user, self._state_of[id(self.model.user_table)])
         return loss, y_pred, gradient
+
+    def _may_defer(self, table: nn.Parameter) -> bool:
+        """Whether the table has no gradient but its scores', and its optimiser would take that as it comes."""
+        alone = not self.batch_penalty and table is not self.model.user_table
+        return alone and self.optimiser.takes_deferred(self._name_of[id(table)])
 
     def _autograd(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Any model; the loss is differentiated apart from the towers, so that dL/dy_pred is at hand."""

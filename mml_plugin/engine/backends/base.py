@@ -41,6 +41,7 @@ class TableState:
         first, second: Adam's moments.
         squared_norms: ``[R]``, each row's squared norm as of the last step.
         decay: lambda of the L2 term.
+        deferred: what :meth:`Backend.defer_item_gradient` returned, until the step has taken it; ``grad`` is zero then.
     """
 
     weight: Tensor
@@ -50,6 +51,7 @@ class TableState:
     second: Tensor
     squared_norms: Tensor
     decay: float = 0.0
+    deferred: object | None = None
 
     @classmethod
     def of(cls, parameter: nn.Parameter, decay: float = 0.0) -> TableState:
@@ -261,6 +263,16 @@ class Backend(ABC):
     ) -> None:
         """Add dL/d(table) to ``out`` and mark its rows in ``touched``; zero entries of ``grad`` are skipped."""
 
+    def defer_item_gradient(
+        self, grad: Tensor, y: Tensor, user: Tensor, table: Tensor, index: Tensor, inverse: Tensor | None
+    ) -> object | None:
+        """What :meth:`squared_gradient_norm` and :meth:`adam` can make dL/d(table) of as they go, row by row.
+
+        It is for :attr:`TableState.deferred`, with no other gradient beside it, and holds until the next call. None
+        where :meth:`item_gradient` does as well.
+        """
+        return None
+
     def plain_users(
         self, table: Tensor, ids: Tensor, mask: Tensor | None, normalized: bool, dropout_first: bool
     ) -> PlainUsers | None:
@@ -283,6 +295,13 @@ class Backend(ABC):
         self, states: Sequence[TableState], squared_weights: Sequence[Tensor | float]
     ) -> Tensor | float:
         """``|g + decay W|^2`` over all states, whose ``|W|^2`` are given."""
+
+    def gradient_norm_bound(self, states: Sequence[TableState], weight_norms: Sequence[Tensor | float]) -> float | None:
+        """At least ``|g + decay W|`` over all states, whose ``|W|`` are at most as given.
+
+        None where the norm itself is as cheap.
+        """
+        return None
 
     @abstractmethod
     def adam(

@@ -21,7 +21,7 @@ from mml_plugin.errors import UserError
 from mml_plugin.files import atomic_write
 
 # The files of the kernels and of the constants in them.
-KERNELS = ("numba_kernels", "numba_attention", "numba_draws", "numba_late", "numba_prefetch", "base")
+KERNELS = ("numba_kernels", "numba_attention", "numba_draws", "numba_items", "numba_late", "numba_prefetch", "base")
 STAMP = "mml_kernels.sha256"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -14,6 +15,7 @@ from torch import Tensor
 from mml_plugin.engine import philox
 from mml_plugin.engine.backends import base
 from mml_plugin.engine.backends import numba_draws as draws
+from mml_plugin.engine.backends import numba_items as by_item
 from mml_plugin.engine.backends import numba_kernels as kernels
 from mml_plugin.engine.backends.base import AdamConstants, Backend, HistoryItems, PlainUsers, Positives, TableState
 from mml_plugin.engine.backends.numba_attention import history_items
@@ -29,8 +31,44 @@ NO_POSITIVES = (
 NO_BOUNDS = (np.empty(0, np.uint64), np.empty(0, np.int64))
 # With a smaller share of non-zero gradients than this, sorting them by item costs more than it saves.
 SPARSE = 0.1
+# With more entries per item than this, making an item's row anew costs more than writing and reading it.
+FEW = 4
+NOT_MEASURED = np.empty(0)
 # A tile of scores is a megabyte: written and read again, it should not go to memory in between.
 TILE_USERS, TILE_ITEMS = 512, 512
+
+
+@dataclass(frozen=True)
+class SortedGradient:
+    """The entries of the item table's gradient in the order of their items, as ``numba_items`` says.
+
+    The first four arrays are scratch memory of the thread that made them.
+    """
+
+    begin: np.ndarray
+    rows: np.ndarray
+    values: np.ndarray
+    crossed: np.ndarray
+    user: np.ndarray
+    inverse: np.ndarray
+    ceiling: Any
+
+    @property
+    def few(self) -> bool:
+        """Whether making each item's row anew costs less than moving the whole gradient through memory."""
+        return len(self.rows) < FEW * (len(self.begin) - 1)
+
+    def arrays(self, table: Tensor) -> tuple[Any, ...]:
+        """The kernels' first arguments."""
+        return (
+            self.begin, self.rows, self.values, self.crossed, self.user, table.numpy(), self.inverse, self.ceiling
+        )  # fmt: skip
+
+    def bound(self, parts: np.ndarray) -> None:
+        """Fill ``parts`` with numbers that are at least the gradient's squared norm together."""
+        by_item.squared_bound(
+            self.begin, self.rows, self.values, np.linalg.norm(self.user, axis=1), self.inverse, parts
+        )
 
 
 class _Scratch(threading.local):
@@ -181,21 +219,37 @@ class Engine(Backend):
             self._find_active(grad, table, index, inverse, torch.empty_like(user))
         self._scratch.active_of = None  # found for this once: its tensor is not kept
         dtype = grad.numpy().dtype
-        vectors = (user.numpy(), table.numpy(), _array(inverse, user), dtype.type(self.norm_ceiling()))
         if self.active_entries < SPARSE * grad.numel():
             active, slots = self._room("active", len(grad), np.int64), self._room("slots", grad.numel(), np.int32)
             kernels.sparse_item_gradient(
-                active, slots.reshape(grad.shape), grad.numpy(), y.numpy(), index.numpy(), *vectors,
-                numba.get_num_threads(), out.numpy(), touched.numpy(),
+                active, slots.reshape(grad.shape), grad.numpy(), y.numpy(), index.numpy(), user.numpy(),
+                table.numpy(), _array(inverse, user), dtype.type(self.norm_ceiling()), numba.get_num_threads(),
+                out.numpy(), touched.numpy(),
             )  # fmt: skip
             return
-        entries = grad.numel()
-        begin = self._room("begin", len(table) + 1, np.int32)
-        counts = self._room("counts", numba.get_num_threads() * len(table), np.int32).reshape(-1, len(table))
+        found = self._sorted(grad, y, user, index, inverse, len(table))
+        arguments = *found.arrays(table), out.numpy(), touched.numpy(), dtype.type(0), NOT_MEASURED
+        by_item.item_gradient(*arguments)
+
+    def defer_item_gradient(
+        self, grad: Tensor, y: Tensor, user: Tensor, table: Tensor, index: Tensor, inverse: Tensor | None
+    ) -> SortedGradient | None:
+        if self._scratch.active_of is not grad or self.active_entries < SPARSE * grad.numel():
+            return None
+        self._scratch.active_of = None
+        return self._sorted(grad, y, user, index, inverse, len(table))
+
+    def _sorted(
+        self, grad: Tensor, y: Tensor, user: Tensor, index: Tensor, inverse: Tensor | None, items: int
+    ) -> SortedGradient:
+        dtype, entries = grad.numpy().dtype, grad.numel()
+        begin = self._room("begin", items + 1, np.int32)
+        counts = self._room("counts", numba.get_num_threads() * items, np.int32).reshape(-1, items)
         rows = self._room("rows", entries, np.int32)
         values, crossed = self._room("values", entries, dtype), self._room("crossed", entries, dtype)
-        kernels.sort_by_item(grad.numpy(), y.numpy(), index.numpy(), counts, begin, rows, values, crossed)
-        kernels.item_gradient(begin, rows, values, crossed, *vectors, out.numpy(), touched.numpy())
+        by_item.sort_by_item(grad.numpy(), y.numpy(), index.numpy(), counts, begin, rows, values, crossed)
+        ceiling = dtype.type(self.norm_ceiling())
+        return SortedGradient(begin, rows, values, crossed, user.numpy(), _array(inverse, user), ceiling)
 
     def _room(self, name: str, size: int, dtype) -> np.ndarray:
         """Scratch memory that is kept between steps."""
@@ -234,22 +288,49 @@ class Engine(Backend):
     ) -> Tensor | float:
         kind, arrays = _types(states)
         parts = self._room("parts", kernels.PARTS * len(states), np.float64).reshape(len(states), -1)
-        kernels.gradient_norms(arrays("weight"), arrays("grad"), arrays("touched"), _decays(states, kind), parts)
+        decays = _decays(states, kind)
+        kernels.gradient_norms(arrays("weight"), arrays("grad"), arrays("touched"), decays, parts)
+        for state, decay, own_parts in zip(states, decays, parts):
+            if isinstance(state.deferred, SortedGradient):
+                found, state.deferred = state.deferred.arrays(state.weight), None
+                arguments = *found, state.grad.numpy(), state.touched.numpy(), decay, own_parts
+                by_item.item_gradient(*arguments)
         # 0 times a weight that is no number is none, and recbox adds no term whose lambda is 0.
         penalties = [state.decay**2 * squared for state, squared in zip(states, squared_weights) if state.decay]
         return float(parts.sum()) + sum(penalties)
 
+    def gradient_norm_bound(self, states: Sequence[TableState], weight_norms: Sequence[Tensor | float]) -> float | None:
+        if not any(isinstance(state.deferred, SortedGradient) and state.deferred.few for state in states):
+            return None
+        kind, arrays = _types(states)
+        parts = self._room("parts", kernels.PARTS * len(states), np.float64).reshape(len(states), -1)
+        kernels.gradient_norms(arrays("weight"), arrays("grad"), arrays("touched"), np.zeros(len(states), kind), parts)
+        for state, own_parts in zip(states, parts):
+            if isinstance(state.deferred, SortedGradient):
+                state.deferred.bound(own_parts)
+        lengths = np.sqrt(parts.sum(axis=1)) + [state.decay * float(norm) for state, norm in zip(states, weight_norms)]
+        return float(np.linalg.norm(lengths))
+
     def adam(
         self, states: Sequence[TableState], constants: AdamConstants, clip: Tensor | float
     ) -> list[Tensor | float]:
-        kind, arrays = _types(states)
-        norms = arrays("squared_norms")
-        kernels.adam(
-            arrays("weight"), arrays("grad"), arrays("first"), arrays("second"), arrays("touched"),
-            _decays(states, kind), kind(clip), kind(constants.rate), kind(constants.epsilon),
-            kind(constants.beta1), kind(constants.beta2), norms,
-        )  # fmt: skip
-        return [float(rows.sum(dtype=np.float64)) for rows in norms]
+        kind = states[0].weight.numpy().dtype.type
+        numbers = tuple(
+            kind(number) for number in (clip, constants.rate, constants.epsilon, constants.beta1, constants.beta2)
+        )
+        written = [state for state in states if not isinstance(state.deferred, SortedGradient)]
+        if written:
+            _, arrays = _types(written)
+            tables = tuple(arrays(field) for field in ("weight", "grad", "first", "second", "touched"))
+            arguments = *tables, _decays(written, kind), *numbers, arrays("squared_norms")
+            kernels.adam(*arguments)
+        for state in states:
+            if isinstance(state.deferred, SortedGradient):
+                found, state.deferred = state.deferred.arrays(state.weight), None
+                first, second, norms = state.first.numpy(), state.second.numpy(), state.squared_norms.numpy()
+                arguments = *found, first, second, kind(state.decay), *numbers, norms
+                by_item.adam(*arguments)
+        return [float(state.squared_norms.numpy().sum(dtype=np.float64)) for state in states]
 
     def late_rows(self, state: TableState) -> LateRows:
         return LateRows(state)
