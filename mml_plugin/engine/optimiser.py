@@ -124,6 +124,11 @@ class FusedAdam:
         if name in self._late:
             self._late[name].read(rows)
 
+    @property
+    def clips(self) -> bool:
+        """Whether the total gradient's norm has a limit."""
+        return not math.isinf(self.max_norm)
+
     def takes_deferred(self, name: str) -> bool:
         """Whether the coming step can take the table's gradient as ``Backend.defer_item_gradient`` returns it."""
         return name not in self._late and not self.capturable
@@ -166,7 +171,7 @@ class FusedAdam:
         return self.backend.adam_constants(self._clock.steps, self._clock.rate)
 
     def _clip(self) -> Tensor | float:
-        if math.isinf(self.max_norm):
+        if not self.clips:
             return 1.0
         if self._surely_short():
             return 1.0
@@ -246,6 +251,11 @@ class GeneralOptimiser:
     # torch.optim keeps the rate on the host, where a replayed step would not look for it.
     capturable = False
 
+    @property
+    def clips(self) -> bool:
+        """Whether the total gradient's norm has a limit."""
+        return not math.isinf(self.max_norm)
+
     def takes_deferred(self, name: str) -> bool:
         """Never: torch.optim wants whole gradients."""
         return False
@@ -305,7 +315,7 @@ class GeneralOptimiser:
             if term.l2:
                 grad.add_(parameter, alpha=term.l2)
             parameter.grad = grad
-        if not math.isinf(self.max_norm):
+        if self.clips:
             nn.utils.clip_grad_norm_(self.parameters.values(), self.max_norm)
         self.optimizer.step()
         for name, parameter in self.parameters.items():

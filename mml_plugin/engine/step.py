@@ -126,9 +126,10 @@ class Step:
         return loss, y_pred, gradient
 
     def _may_defer(self, table: nn.Parameter) -> bool:
-        """Whether the table has no gradient but its scores', and its optimiser would take that as it comes."""
-        alone = not self.batch_penalty and table is not self.model.user_table
-        return alone and self.optimiser.takes_deferred(self._name_of[id(table)])
+        """Whether all of the table's gradient can be deferred, and its optimiser would take it so."""
+        if table is self.model.user_table or (self.batch_penalty and self.optimiser.clips):
+            return False
+        return self.optimiser.takes_deferred(self._name_of[id(table)])
 
     def _autograd(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Any model; the loss is differentiated apart from the towers, so that dL/dy_pred is at hand."""
@@ -196,17 +197,13 @@ class Step:
                 self.states[name].add_dense(parameter.grad)
                 parameter.grad = None
 
-    def _add_batch_penalty(self, batch: Batch) -> Tensor:
+    def _add_batch_penalty(self, batch: Batch) -> Tensor | float:
         """Add the batch rows' L2 gradient and return its loss."""
         assert self.model.item_table is not None
         share = self.batch_penalty / len(batch.users)
-        total: Tensor = torch.zeros((), dtype=torch.float64, device=batch.users.device)
+        total: Tensor | float = 0.0
         for table, rows in ((self.model.user_table, batch.users), (self.model.item_table, batch.index.flatten())):
-            state = self._state_of[id(table)]
-            counts = _counts(rows, len(table), table.dtype)
-            total = total + share / 2 * (counts * state.squared_norms).sum(dtype=torch.float64)
-            state.grad.addcmul_(counts[:, None], state.weight, value=share)
-            state.touched.masked_fill_(counts > 0, 1)
+            total = total + share / 2 * self.backend.add_pull(self._state_of[id(table)], rows, share)
         return total
 
 
@@ -221,10 +218,3 @@ def _check_two_tables(model: Declaration) -> None:
     for name, part in more.items():
         if part is not None:
             raise UserError(f"regularizer_scope batch is for models of a user and an item table; this one has {name}")
-
-
-def _counts(rows: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """How often each of ``size`` rows is in ``rows``; a GPU's bincount would make the host wait."""
-    if not rows.is_cuda:
-        return torch.bincount(rows, minlength=size).to(dtype)
-    return torch.zeros(size, dtype=dtype, device=rows.device).index_add_(0, rows, torch.ones_like(rows, dtype=dtype))

@@ -319,7 +319,7 @@ class Trainer:
     def _seldom_read(self) -> dict[str, Callable[[Batch], Tensor]]:
         """The tables of which a batch reads few rows, and those rows; none where something else may read any."""
         model, size = self.model, self.settings.batch_size
-        if model.item_tower is not None or self.tower.needs_history or self.settings.batch_penalty:
+        if model.item_tower is not None or self.tower.needs_history:
             return {}
         tables = [
             (model.user_table, size, lambda batch: batch.users),

@@ -236,8 +236,8 @@ def test_whole_epochs_are_the_same(seldom, limit, name, golden_params, monkeypat
 
 
 def test_only_what_nothing_else_adds_to_is_deferred(golden_params, monkeypatch):
-    def passes(name, change=lambda trainer: None, **params):
-        return trained({**golden_params(name), **params}, monkeypatch, True, change)[1]
+    def passes(name, change=lambda trainer: None, limit=math.inf, **params):
+        return trained({**golden_params(name), **params}, monkeypatch, True, change, limit)[1]
 
     def penalised(trainer):
         trainer.step.batch_penalty = 0.1
@@ -249,7 +249,11 @@ def test_only_what_nothing_else_adds_to_is_deferred(golden_params, monkeypatch):
 
     monkeypatch.setattr(engine_trainer, "SELDOM", math.inf)
     assert passes("MF_bpr") > 0
-    assert passes("MF_bpr", penalised) == 0
+    assert passes("MF_bpr", penalised) > 0
+    monkeypatch.setattr(numba_cpu, "FEW", math.inf)
+    assert passes("MF_bpr", limit=1e6) > 0
+    # The bound knows no batch's L2 term.
+    assert passes("MF_bpr", penalised, limit=1e6) == 0
     assert passes("MF_bpr", optimizer="sgd") == 0
     assert passes("SimpleX_uatt_mml") == 0
     one_table(make_trainer(golden_params("MF_bpr"), "numba", torch.float32))

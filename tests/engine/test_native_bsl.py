@@ -12,6 +12,9 @@ from torch.nn.functional import normalize
 
 from mml_plugin import build_loss
 from mml_plugin.engine import backends
+from mml_plugin.engine import trainer as engine_trainer
+from mml_plugin.engine.backends import numba_cpu
+from mml_plugin.engine.backends import numba_items as by_item
 from mml_plugin.engine.declaration import Declaration
 from mml_plugin.engine.ranking import ItemLists
 from mml_plugin.engine.trainer import Settings, Trainer, TrainingData
@@ -67,3 +70,26 @@ def test_steps_equal_autograd_and_torchs_adam(backend, dropout_first):
     trainer.optimiser.settle()
     torch.testing.assert_close(tables.users, users, rtol=0, atol=1e-12)
     torch.testing.assert_close(tables.items, items, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_whole_epochs_are_the_same_however_numba_steps(dtype, monkeypatch):
+    """Rows that step when they are read, gradients that are made in Adam's pass, and neither."""
+    found, passes = [], []
+    real = by_item.adam
+    monkeypatch.setattr(by_item, "adam", lambda *arguments: passes.append(1) or real(*arguments))
+    for seldom, deferring in ((0, True), (math.inf, True), (math.inf, False)):
+        with monkeypatch.context() as patched:
+            patched.setattr(engine_trainer, "SELDOM", seldom)
+            if not deferring:
+                patched.setattr(numba_cpu.Engine, "defer_item_gradient", lambda *arguments: None)
+            tables = Tables().to(dtype)
+            trainer, _ = trainer_of(tables, "numba", True)
+            losses = [trainer.train_epoch()[0] for _ in range(12)]
+        found.append((tables, losses, len(passes)))
+        passes.clear()
+    assert [steps > 0 for _, _, steps in found] == [False, True, False]
+    for tables, losses, _ in found[1:]:
+        assert losses == pytest.approx(found[0][1], rel=1e-6)
+        torch.testing.assert_close(tables.users, found[0][0].users, rtol=0, atol=0)
+        torch.testing.assert_close(tables.items, found[0][0].items, rtol=0, atol=0)

@@ -290,6 +290,19 @@ class Backend(ABC):
     def add_rows(self, rows: Tensor, values: Tensor, state: TableState) -> None:
         """``state.grad[rows[k]] += values[k]`` for repeated rows too."""
 
+    def add_pull(self, state: TableState, rows: Tensor, share: float) -> Tensor | float:
+        """Add ``share`` times the row to the gradient of each of ``rows``, as often as it is there.
+
+        With a limit on the gradient's norm nothing of the table may be deferred.
+
+        Returns:
+            The sum of the rows' ``|w|^2``, repeated ones too, as of the last step.
+        """
+        counts = _counts(rows, len(state.weight), state.weight.dtype)
+        state.grad.addcmul_(counts[:, None], state.weight, value=share)
+        state.touched.masked_fill_(counts > 0, 1)
+        return (counts * state.squared_norms).sum(dtype=torch.float64)
+
     @abstractmethod
     def squared_gradient_norm(
         self, states: Sequence[TableState], squared_weights: Sequence[Tensor | float]
@@ -365,3 +378,10 @@ def _add_bands(band: Tensor, grad: Tensor, counts: Tensor, sums: Tensor) -> None
         here = band == k
         counts[k] += here.sum()
         sums[k] += (grad * here).sum(dtype=sums.dtype)
+
+
+def _counts(rows: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """How often each of ``size`` rows is in ``rows``; a GPU's bincount would make the host wait."""
+    if not rows.is_cuda:
+        return torch.bincount(rows, minlength=size).to(dtype)
+    return torch.zeros(size, dtype=dtype, device=rows.device).index_add_(0, rows, torch.ones_like(rows, dtype=dtype))

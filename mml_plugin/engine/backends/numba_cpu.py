@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -42,7 +42,8 @@ TILE_USERS, TILE_ITEMS = 512, 512
 class SortedGradient:
     """The entries of the item table's gradient in the order of their items, as ``numba_items`` says.
 
-    The first four arrays are scratch memory of the thread that made them.
+    The first four arrays are scratch memory of the thread that made them. ``pulls[i]`` times the item's row is part of
+    its gradient, too, in :meth:`Engine.adam` alone.
     """
 
     begin: np.ndarray
@@ -52,6 +53,7 @@ class SortedGradient:
     user: np.ndarray
     inverse: np.ndarray
     ceiling: Any
+    pulls: np.ndarray
 
     @property
     def few(self) -> bool:
@@ -249,7 +251,9 @@ class Engine(Backend):
         values, crossed = self._room("values", entries, dtype), self._room("crossed", entries, dtype)
         by_item.sort_by_item(grad.numpy(), y.numpy(), index.numpy(), counts, begin, rows, values, crossed)
         ceiling = dtype.type(self.norm_ceiling())
-        return SortedGradient(begin, rows, values, crossed, user.numpy(), _array(inverse, user), ceiling)
+        return SortedGradient(
+            begin, rows, values, crossed, user.numpy(), _array(inverse, user), ceiling, NOTHING[dtype.type]
+        )
 
     def _room(self, name: str, size: int, dtype) -> np.ndarray:
         """Scratch memory that is kept between steps."""
@@ -282,6 +286,16 @@ class Engine(Backend):
     def add_rows(self, rows: Tensor, values: Tensor, state: TableState) -> None:
         arrays = rows.numpy(), values.contiguous().numpy(), state.grad.numpy(), state.touched.numpy()
         kernels.add_rows(numba.get_num_threads(), *arrays)
+
+    def add_pull(self, state: TableState, rows: Tensor, share: float) -> float:
+        counts = np.bincount(rows.numpy(), minlength=len(state.weight))
+        pulls = (share * counts).astype(state.weight.numpy().dtype)
+        found = np.flatnonzero(counts)
+        if isinstance(state.deferred, SortedGradient):
+            state.deferred = replace(state.deferred, pulls=pulls)
+        else:
+            kernels.add_pulls(found, pulls, state.weight.numpy(), state.grad.numpy(), state.touched.numpy())
+        return float(counts[found] @ state.squared_norms.numpy()[found].astype(np.float64))
 
     def squared_gradient_norm(
         self, states: Sequence[TableState], squared_weights: Sequence[Tensor | float]
@@ -326,9 +340,9 @@ class Engine(Backend):
             kernels.adam(*arguments)
         for state in states:
             if isinstance(state.deferred, SortedGradient):
-                found, state.deferred = state.deferred.arrays(state.weight), None
+                found, pulls, state.deferred = state.deferred.arrays(state.weight), state.deferred.pulls, None
                 first, second, norms = state.first.numpy(), state.second.numpy(), state.squared_norms.numpy()
-                arguments = *found, first, second, kind(state.decay), *numbers, norms
+                arguments = *found, pulls, first, second, kind(state.decay), *numbers, norms
                 by_item.adam(*arguments)
         return [float(state.squared_norms.numpy().sum(dtype=np.float64)) for state in states]
 

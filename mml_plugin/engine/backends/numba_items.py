@@ -125,26 +125,33 @@ def move_alone(w, m, v, u, g, c, clip, decay, rate, epsilon, beta1, beta2):
         w[e] -= rate * m_e / (np.sqrt(v_e) + epsilon)
 
 
+@njit
+def add_scaled(factor, row, out):
+    """out += factor * row."""
+    for d in range(row.shape[0]):
+        out[d] += factor * row[d]
+
+
 @njit(parallel=True, cache=True)
 def adam(
-    begin, rows, values, crossed, user, table, inverse, ceiling, first, second, decay, clip, rate, epsilon, beta1,
-    beta2, norms,
+    begin, rows, values, crossed, user, table, inverse, ceiling, pulls, first, second, decay, clip, rate, epsilon,
+    beta1, beta2, norms,
 ):  # fmt: skip
-    """As ``numba_kernels.adam`` with the gradient that :func:`item_gradient` would write."""
+    """As ``numba_kernels.adam`` with the gradient that :func:`item_gradient` would write, plus pulls[i] * table[i]."""
     items, dim = table.shape
-    scaled = inverse.shape[0] > 0
+    scaled, pulled = inverse.shape[0] > 0, pulls.shape[0] > 0
     flat_w, flat_m, flat_v = table.reshape(-1), first.reshape(-1), second.reshape(-1)
     for p in prange(PARTS):
         grad = np.zeros(dim, table.dtype)
         at, last = p * items // PARTS, (p + 1) * items // PARTS
         while at < last:
             end = at + 1
-            if begin[at] == begin[end]:
-                while end < min(at + RUN, last) and begin[end] == begin[end + 1]:
+            if begin[at] == begin[end] and not (pulled and pulls[at]):
+                while end < min(at + RUN, last) and begin[end] == begin[end + 1] and not (pulled and pulls[end]):
                     end += 1
                 run = slice(at * dim, end * dim)
                 move(flat_w[run], flat_m[run], flat_v[run], clip * decay, rate, epsilon, beta1, beta2)
-            elif begin[end] - begin[at] == 1:
+            elif begin[end] - begin[at] == 1 and not pulled:
                 k, n = begin[at], inverse[at] if scaled else table.dtype.type(1)
                 c = crossed[k] * (n * n) if scaled and n < ceiling else table.dtype.type(0)
                 move_alone(
@@ -153,6 +160,8 @@ def adam(
                 )  # fmt: skip
             else:
                 add_row(at, begin, rows, values, crossed, user, table, inverse, ceiling, grad)
+                if pulled:
+                    add_scaled(pulls[at], table[at], grad)
                 move_touched(table[at], first[at], second[at], grad, clip, decay, rate, epsilon, beta1, beta2)
             for i in range(at, end):
                 norms[i] = dot(table[i], table[i])

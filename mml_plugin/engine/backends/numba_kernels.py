@@ -224,6 +224,17 @@ def add_rows(workers, rows, values, out, touched):
 
 
 @njit(parallel=True, cache=True)
+def add_pulls(rows, pulls, table, out, touched):
+    """out[r] += pulls[r] * table[r] for the distinct ``rows``."""
+    for k in prange(rows.shape[0]):
+        r = rows[k]
+        touched[r] = 1
+        w, o, pull = table[r], out[r], pulls[r]
+        for d in range(w.shape[0]):
+            o[d] += pull * w[d]
+
+
+@njit(parallel=True, cache=True)
 def gradient_norms(tables, grads, touched, decays, parts):
     """parts[t, p] = sum over touched rows of |g|^2 + 2 decay g.w, which with decay^2 |W|^2 is |g + decay W|^2."""
     count = len(tables)
