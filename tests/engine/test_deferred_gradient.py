@@ -142,6 +142,23 @@ def test_the_norm_is_taken_only_where_the_bound_does_not_tell(monkeypatch):
         taken.clear()
 
 
+@pytest.mark.parametrize("decay", [0.1, 5.0])
+def test_a_late_tables_penalty_is_in_the_bound(decay):
+    """With the larger one the users' L2 term alone is clipped, though no row of theirs has a gradient of that size."""
+    late, dense = Tables(10.0), Tables(10.0)
+    for tables in (late, dense):
+        tables.states["users"].decay = decay
+        tables.fused.measure()
+    assert late.fused.delay("users")
+    for index, weights in batches(60, 1e-3):
+        index[:, 0] = 5
+        late.fused.read("users", torch.arange(USERS))
+        for tables in (late, dense):
+            tables.step(index, weights)
+    late.fused.settle()
+    late.assert_same(dense)
+
+
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**16), width=st.integers(1, 200), normalize=st.booleans(), exponent=st.integers(-8, 8))
 def test_no_norm_is_above_its_bound(seed, width, normalize, exponent):
