@@ -15,12 +15,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mml_plugin.engine.backends.base import CLIP_EPSILON, AdamConstants, Backend, LateRows, TableState
+from mml_plugin.engine.backends.base import CLIP_EPSILON, ROUNDING, AdamConstants, Backend, LateRows, TableState
 
 # More than the relative error of a sum of a handful of float64.
 SUM_ERROR = 1e-14
-# Makes a bound one that was computed in floating point.
-ROUNDING = 1.01
+# Steps that take the norm after a bound did not tell, before the next bound is tried.
+MEASURED = 15
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class FusedAdam:
         self._squares: dict[str, Any] = {}
         self._late: dict[str, LateRows] = {}
         self._left_out = 0.0
+        self._to_measure = 0
         self.measure()
 
     @property
@@ -115,8 +116,7 @@ class FusedAdam:
         late = None if self.capturable else self.backend.late_rows(state)
         if late is not None:
             self._late[name] = late
-            state.grad.zero_()
-            state.touched.zero_()
+            state.forget_gradient()
         return late is not None
 
     def read(self, name: str, rows: Tensor) -> None:
@@ -189,10 +189,16 @@ class FusedAdam:
         """Whether a bound of the norm, where one is cheaper than the norm, tells already that nothing is clipped."""
         if all(state.deferred is None for state in self.states.values()):
             return False
+        if self._to_measure:
+            self._to_measure -= 1
+            return False
         late, squares = self._late, self._squares
         norms = [late[name].bound if name in late else squares[name] ** 0.5 for name in self.states]
         bound = self.backend.gradient_norm_bound(list(self.states.values()), norms)
-        return bound is not None and ROUNDING * (bound + CLIP_EPSILON) <= self.max_norm
+        if bound is not None and ROUNDING * (bound + CLIP_EPSILON) <= self.max_norm:
+            return True
+        self._to_measure = MEASURED
+        return False
 
     def _late_clip(self) -> float | None:
         """The factor where what late rows can add to the norm does not change it, as it is rounded; else None."""
@@ -251,15 +257,6 @@ class GeneralOptimiser:
     # torch.optim keeps the rate on the host, where a replayed step would not look for it.
     capturable = False
 
-    @property
-    def clips(self) -> bool:
-        """Whether the total gradient's norm has a limit."""
-        return not math.isinf(self.max_norm)
-
-    def takes_deferred(self, name: str) -> bool:
-        """Never: torch.optim wants whole gradients."""
-        return False
-
     def __init__(
         self,
         parameters: Mapping[str, nn.Parameter],
@@ -272,6 +269,15 @@ class GeneralOptimiser:
         self.parameters, self.states, self.penalties = dict(parameters), dict(states), dict(penalties)
         self.max_norm = max_norm
         self.optimizer = kind(self.parameters.values(), lr=rate)  # type: ignore[call-arg]
+
+    @property
+    def clips(self) -> bool:
+        """Whether the total gradient's norm has a limit."""
+        return not math.isinf(self.max_norm)
+
+    def takes_deferred(self, name: str) -> bool:
+        """Never: torch.optim wants whole gradients."""
+        return False
 
     @property
     def rate(self) -> float:

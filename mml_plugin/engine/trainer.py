@@ -309,6 +309,8 @@ class Trainer:
         """Let rows that batches seldom read take their optimiser steps when one does."""
         fused = self.optimiser
         fused.settle()
+        for state in fused.states.values():
+            state.forget_gradient()
         if isinstance(fused, FusedAdam):
             self._reads = {name: rows_of for name, rows_of in self._seldom_read().items() if fused.delay(name)}
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 NORM_FLOOR = 1e-12
 # torch.optim.Adam's defaults.
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+# A bound that is computed in floating point is one with this factor.
+ROUNDING = 1.01
 # clip_grad_norm_'s.
 CLIP_EPSILON = 1e-6
 
@@ -75,6 +77,12 @@ class TableState:
     def measure(self) -> None:
         """Compute the squared norms anew, after somebody else wrote the weight."""
         torch.sum(self.weight * self.weight, dim=1, out=self.squared_norms)
+
+    def forget_gradient(self) -> None:
+        """Drop what a step that broke off has left behind."""
+        self.grad.zero_()
+        self.touched.zero_()
+        self.deferred = None
 
     def add_dense(self, gradient: Tensor) -> None:
         """Add a gradient of the whole parameter."""
@@ -268,8 +276,8 @@ class Backend(ABC):
     ) -> object | None:
         """What :meth:`squared_gradient_norm` and :meth:`adam` can make dL/d(table) of as they go, row by row.
 
-        It is for :attr:`TableState.deferred`, with no other gradient beside it, and holds until the next call. None
-        where :meth:`item_gradient` does as well.
+        It is for :attr:`TableState.deferred`, with no other gradient beside it but :meth:`add_pull`'s, and holds until
+        this thread next calls it or :meth:`item_gradient`. None where :meth:`item_gradient` does as well.
         """
         return None
 
@@ -307,7 +315,7 @@ class Backend(ABC):
     def squared_gradient_norm(
         self, states: Sequence[TableState], squared_weights: Sequence[Tensor | float]
     ) -> Tensor | float:
-        """``|g + decay W|^2`` over all states, whose ``|W|^2`` are given."""
+        """``|g + decay W|^2`` over all states, whose ``|W|^2`` are given; what was deferred is written to ``grad``."""
 
     def gradient_norm_bound(self, states: Sequence[TableState], weight_norms: Sequence[Tensor | float]) -> float | None:
         """At least ``|g + decay W|`` over all states, whose ``|W|`` are at most as given.

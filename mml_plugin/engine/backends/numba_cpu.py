@@ -40,10 +40,16 @@ TILE_USERS, TILE_ITEMS = 512, 512
 
 @dataclass(frozen=True)
 class SortedGradient:
-    """The entries of the item table's gradient in the order of their items, as ``numba_items`` says.
+    """The non-zero entries of dL/dy in the order of their items, of which there are I; ``numba_items`` works on them.
 
-    The first four arrays are scratch memory of the thread that made them. ``pulls[i]`` times the item's row is part of
-    its gradient, too, in :meth:`Engine.adam` alone.
+    Attributes:
+        begin: ``[I+1]`` int32, where each item's entries begin. This and the next three are scratch memory.
+        rows: int32, each entry's row of the batch; room for ``B * (1+N)``.
+        values, crossed: each entry's gradient, and that times its score.
+        user: ``[B, d]`` user vectors.
+        inverse: ``[I]`` what normalisation multiplies the items' rows with; empty for none.
+        ceiling: inverse norms from here on belong to rows that are not projected.
+        pulls: ``[I]`` or empty: so many times the item's row is part of its gradient, in :meth:`Engine.adam` alone.
     """
 
     begin: np.ndarray
@@ -58,7 +64,7 @@ class SortedGradient:
     @property
     def few(self) -> bool:
         """Whether making each item's row anew costs less than moving the whole gradient through memory."""
-        return len(self.rows) < FEW * (len(self.begin) - 1)
+        return self.begin[-1] < FEW * (len(self.begin) - 1)
 
     def arrays(self, table: Tensor) -> tuple[Any, ...]:
         """The kernels' first arguments."""
@@ -68,9 +74,9 @@ class SortedGradient:
 
     def bound(self, parts: np.ndarray) -> None:
         """Fill ``parts`` with numbers that are at least the gradient's squared norm together."""
-        by_item.squared_bound(
-            self.begin, self.rows, self.values, np.linalg.norm(self.user, axis=1), self.inverse, parts
-        )
+        # In float64, where the square of a tiny number is none of zero.
+        lengths = np.linalg.norm(self.user.astype(np.float64), axis=1)
+        by_item.squared_bound(self.begin, self.rows, self.values, self.crossed, lengths, self.inverse, parts)
 
 
 class _Scratch(threading.local):

@@ -2,8 +2,8 @@
 
 A dense loss touches most rows of the item table in every step. Written to memory, that gradient would be read again for
 its norm and again by Adam, and with table and moments it is more than many a last cache holds. So the entries are
-sorted by item, and each pass makes a row's gradient anew when it comes to the row: the same operations in the same
-order, so the same bits as from memory.
+sorted by item, and where a bound says that the norm need not be known, Adam makes a row's gradient when it comes to it:
+the same operations in the same order, so the same bits as from memory. Else it is written and measured in one pass.
 """
 
 from __future__ import annotations
@@ -97,8 +97,11 @@ def item_gradient(begin, rows, values, crossed, user, table, inverse, ceiling, o
 
 
 @njit(parallel=True, cache=True)
-def squared_bound(begin, rows, values, lengths, inverse, parts):
-    """parts[p]: together at least |g|^2 of the gradient, from the users' lengths; projecting only shortens a row."""
+def squared_bound(begin, rows, values, crossed, lengths, inverse, parts):
+    """parts[p]: together at least |g|^2 of the gradient, from the users' lengths; projecting only shortens a row.
+
+    Not a number where a score is none.
+    """
     items = begin.shape[0] - 1
     scaled = inverse.shape[0] > 0
     for p in prange(PARTS):
@@ -106,7 +109,7 @@ def squared_bound(begin, rows, values, lengths, inverse, parts):
         for i in range(p * items // PARTS, (p + 1) * items // PARTS):
             length = 0.0
             for k in range(begin[i], begin[i + 1]):
-                length += abs(values[k]) * lengths[rows[k]]
+                length += abs(values[k]) * lengths[rows[k]] + 0 * crossed[k]
             if scaled:
                 length *= inverse[i]
             here += length * length

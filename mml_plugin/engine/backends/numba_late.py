@@ -14,13 +14,11 @@ import numpy as np
 from numba import njit, prange
 from torch import Tensor
 
-from mml_plugin.engine.backends.base import AdamConstants, Settled, TableState
+from mml_plugin.engine.backends.base import ROUNDING, AdamConstants, Settled, TableState
 from mml_plugin.engine.backends.numba_kernels import PARTS, dot
 
 # Steps that are noted before everybody has to take them.
 CAPACITY = 4096
-# A bound that is computed in floating point is one with this factor.
-ROUNDING = 1.01
 
 
 class LateRows:
