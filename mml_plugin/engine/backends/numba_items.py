@@ -3,7 +3,7 @@
 A dense loss touches most rows of the item table in every step. Written to memory, that gradient would be read again for
 its norm and again by Adam, and with table and moments it is more than many a last cache holds. So the entries are
 sorted by item, and where a bound says that the norm need not be known, Adam makes a row's gradient when it comes to it:
-the same operations in the same order, so the same bits as from memory. Else it is written and measured in one pass.
+the same operations in the same order, so in float32 the bits of memory. Else it is written and measured in one pass.
 """
 
 from __future__ import annotations
