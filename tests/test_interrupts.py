@@ -43,6 +43,20 @@ def test_somebody_elses_handler_stays():
     assert seen == [signal.SIGINT]
 
 
+def test_an_error_after_a_press_is_the_press_and_one_without_stays():
+    def write(pressed):
+        try:
+            if pressed:
+                signal.raise_signal(signal.SIGINT)
+        finally:
+            raise RuntimeError("writing the file failed")
+
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        write(pressed=True)
+    with pytest.raises(RuntimeError, match="writing the file failed"), interruptible():
+        write(pressed=False)
+
+
 def test_a_press_taken_for_another_error_stops_the_command(monkeypatch, capsys):
     """Libraries catch whatever an import raises and go on, half imported."""
 

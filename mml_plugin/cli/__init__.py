@@ -76,13 +76,8 @@ def main(argv: Sequence[str] | None = None, default_config: Path | None = None) 
     settings = Settings(default_config or Path("config"))
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        with interruptible() as check_interrupt:
-            try:
-                code = cli.main(args=words, standalone_mode=False, obj=settings)
-            except Exception:
-                # An import that a Ctrl-C breaks may end as any error: what counts is that the user wanted to stop.
-                check_interrupt()
-                raise
+        with interruptible():
+            code = cli.main(args=words, standalone_mode=False, obj=settings)
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         return 2

@@ -287,13 +287,8 @@ def _train(context: Context, engine: Any) -> None:
         own = context.thresholds == margins_of(context.params["loss"], context.params)
         context.listeners.append(outputs.tensorboard_listener(folder.events, own, context.resume))
     try:
-        with interruptible() as check_interrupt:
-            try:
-                _write_result(context, engine.train(context))
-            except Exception:
-                # What is written in C++ (a checkpoint) ends with an error of another kind after Ctrl-C.
-                check_interrupt()
-                raise
+        with interruptible():
+            _write_result(context, engine.train(context))
     except KeyboardInterrupt:
         _say_how_to_resume(folder)
         raise

@@ -297,8 +297,9 @@ class Engine(Backend):
         counts = np.bincount(rows.numpy(), minlength=len(state.weight))
         pulls = (share * counts).astype(state.weight.numpy().dtype)
         found = np.flatnonzero(counts)
-        if isinstance(state.deferred, SortedGradient):
-            state.deferred = replace(state.deferred, pulls=pulls)
+        deferred = _deferred(state)
+        if deferred is not None:
+            state.deferred = replace(deferred, pulls=pulls)
         else:
             kernels.add_pulls(found, pulls, state.weight.numpy(), state.grad.numpy(), state.touched.numpy())
         return float(counts[found] @ state.squared_norms.numpy()[found].astype(np.float64))
@@ -311,8 +312,9 @@ class Engine(Backend):
         decays = _decays(states, kind)
         kernels.gradient_norms(arrays("weight"), arrays("grad"), arrays("touched"), decays, parts)
         for state, decay, own_parts in zip(states, decays, parts):
-            if isinstance(state.deferred, SortedGradient):
-                found, state.deferred = state.deferred.arrays(state.weight), None
+            deferred, state.deferred = _deferred(state), None
+            if deferred is not None:
+                found = deferred.arrays(state.weight)
                 arguments = *found, state.grad.numpy(), state.touched.numpy(), decay, own_parts
                 by_item.item_gradient(*arguments)
         # 0 times a weight that is no number is none, and recbox adds no term whose lambda is 0.
@@ -320,14 +322,15 @@ class Engine(Backend):
         return float(parts.sum()) + sum(penalties)
 
     def gradient_norm_bound(self, states: Sequence[TableState], weight_norms: Sequence[Tensor | float]) -> float | None:
-        if not any(isinstance(state.deferred, SortedGradient) and state.deferred.few for state in states):
+        found = [_deferred(state) for state in states]
+        if not any(deferred is not None and deferred.few for deferred in found):
             return None
         kind, arrays = _types(states)
         parts = self._room("parts", kernels.PARTS * len(states), np.float64).reshape(len(states), -1)
         kernels.gradient_norms(arrays("weight"), arrays("grad"), arrays("touched"), np.zeros(len(states), kind), parts)
-        for state, own_parts in zip(states, parts):
-            if isinstance(state.deferred, SortedGradient):
-                state.deferred.bound(own_parts)
+        for deferred, own_parts in zip(found, parts):
+            if deferred is not None:
+                deferred.bound(own_parts)
         lengths = np.sqrt(parts.sum(axis=1)) + [state.decay * float(norm) for state, norm in zip(states, weight_norms)]
         return float(np.linalg.norm(lengths))
 
@@ -338,17 +341,18 @@ class Engine(Backend):
         numbers = tuple(
             kind(number) for number in (clip, constants.rate, constants.epsilon, constants.beta1, constants.beta2)
         )
-        written = [state for state in states if not isinstance(state.deferred, SortedGradient)]
+        written = [state for state in states if _deferred(state) is None]
         if written:
             _, arrays = _types(written)
             tables = tuple(arrays(field) for field in ("weight", "grad", "first", "second", "touched"))
             arguments = *tables, _decays(written, kind), *numbers, arrays("squared_norms")
             kernels.adam(*arguments)
         for state in states:
-            if isinstance(state.deferred, SortedGradient):
-                found, pulls, state.deferred = state.deferred.arrays(state.weight), state.deferred.pulls, None
+            deferred, state.deferred = _deferred(state), None
+            if deferred is not None:
                 first, second, norms = state.first.numpy(), state.second.numpy(), state.squared_norms.numpy()
-                arguments = *found, pulls, first, second, kind(state.decay), *numbers, norms
+                found = deferred.arrays(state.weight)
+                arguments = *found, deferred.pulls, first, second, kind(state.decay), *numbers, norms
                 by_item.adam(*arguments)
         return [float(state.squared_norms.numpy().sum(dtype=np.float64)) for state in states]
 
@@ -409,6 +413,13 @@ class Engine(Backend):
         kernels.bands(y.numpy(), grad.numpy(), thresholds.numpy(), part_counts, part_sums)
         counts += torch.from_numpy(part_counts.sum(0))
         sums += torch.from_numpy(part_sums.sum(0))
+
+
+def _deferred(state: TableState) -> SortedGradient | None:
+    """What :meth:`Engine.defer_item_gradient` left with the table, if anything."""
+    found = state.deferred
+    assert found is None or isinstance(found, SortedGradient)
+    return found
 
 
 def _nothing_best(rows: int, k: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
