@@ -79,7 +79,11 @@ class Tables:
         for name, state in self.states.items():
             for field in ("weight", "first", "second", "squared_norms"):
                 theirs, ours = getattr(other.states[name], field), getattr(state, field)
-                torch.testing.assert_close(theirs, ours, rtol=tolerance, atol=0, msg=f"{name}.{field}")
+                # Of a sum that all but cancels, few digits stay: each number is held against the largest of its kind.
+                largest = float(ours.abs().max())
+                torch.testing.assert_close(
+                    theirs, ours, rtol=tolerance, atol=tolerance * largest, msg=f"{name}.{field}"
+                )
         assert self.fused._squares == pytest.approx(other.fused._squares, rel=tolerance, abs=0)
 
 

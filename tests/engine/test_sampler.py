@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mml_plugin.engine import backends, philox
+from mml_plugin.engine.backends import numba_draws
 from mml_plugin.engine.backends.base import Positives
 from mml_plugin.engine.sampler import NegativeSampler, cumulative_words, shuffled
 from mml_plugin.errors import UserError
@@ -95,6 +96,22 @@ def test_popularity_draws_what_a_search_over_all_bounds_finds(counts, alpha):
     wanted = [[int(np.flatnonzero(made.cumulative.numpy() > word)[0]) for word in row] for row in words]
     assert drawn.tolist() == wanted
     assert (popularity[drawn] > 0).all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 300_000])
+@pytest.mark.parametrize("shares", ["even", "heavy tail", "gaps"])
+def test_popularity_at_the_edges_of_every_row(rows, shares):
+    weights = torch.ones(rows, dtype=torch.float64)
+    if shares == "heavy tail":
+        weights /= torch.arange(1, rows + 1) ** 2
+    elif shares == "gaps":
+        weights *= torch.arange(rows) % 3 == (0 if rows == 1 else 1)
+    cumulative = cumulative_words(weights)
+    bounds = cumulative.numpy()
+    words = np.unique(np.concatenate([[0, 2**32 - 1], bounds - 1, bounds]).clip(0, 2**32 - 1))[:: rows // 5000 | 1]
+    lasts, guide = backends.select("numba", CPU)._guided(cumulative)
+    found = [numba_draws._to_item(np.uint64(word), np.uint64(rows), lasts, guide) for word in words]
+    assert found == np.searchsorted(bounds, words, side="right").tolist()
 
 
 def test_uniform_by_chi_square():

@@ -28,7 +28,7 @@ NOTHING = {dtype: np.empty(0, dtype) for dtype in (np.float32, np.float64)}
 NO_POSITIVES = (
     np.empty(0, np.int64), np.empty(0, np.int32), np.empty((0, 2), np.int64), np.empty((0, 64), np.uint8)
 )  # fmt: skip
-NO_BOUNDS = (np.empty(0, np.uint64), np.empty(0, np.int64))
+NO_BOUNDS = (np.empty(0, np.uint32), np.empty(0, np.int32))
 # With a smaller share of non-zero gradients than this, sorting them by item costs more than it saves.
 SPARSE = 0.1
 # With more entries per item than this, making an item's row anew costs more than writing and reading it.
@@ -136,22 +136,23 @@ class Engine(Backend):
         if cumulative is None and positives is None:
             draws.uniform_items(numba.get_num_threads(), rows.numpy(), *key, item_ids.numpy(), out.numpy())
             return
-        bounds, guide = self._guided(cumulative)
+        lasts, guide = self._guided(cumulative)
         indptr, items, places, marks = self._marked(positives)
         draws.general_items(
-            numba.get_num_threads(), rows.numpy(), users.numpy(), *key, bounds, guide, indptr, items, places, marks,
+            numba.get_num_threads(), rows.numpy(), users.numpy(), *key, lasts, guide, indptr, items, places, marks,
             item_ids.numpy(), out.numpy(),
         )  # fmt: skip
 
     def _guided(self, cumulative: Tensor | None) -> tuple[np.ndarray, ...]:
-        """The bounds, and for each value of a word's upper digits the first bound above the least such word."""
+        """Each row's last word, and for each value of a word's upper digits the first row that it can mean."""
         if cumulative is None:
             return NO_BOUNDS
 
         def make() -> tuple[np.ndarray, ...]:
             bounds, digits = cumulative.numpy(), int(draws.GUIDED)
             first = np.searchsorted(bounds, np.arange((1 << 32 - digits) + 1) << digits, side="right")
-            return bounds.view(np.uint64), np.minimum(first, len(bounds) - 1)
+            # In 32 bits, half as much to fetch. What rows before the first with a weight get, no search sees.
+            return (bounds - 1).astype(np.uint32), np.minimum(first, len(bounds) - 1).astype(np.int32)
 
         return self._remembered(cumulative, make)
 

@@ -15,8 +15,8 @@ from mml_plugin.engine.backends.numba_prefetch import CACHE_LINE, prefetch_row
 A, B = np.uint64(philox.MULTIPLIER_A), np.uint64(philox.MULTIPLIER_B)
 WA, WB = np.uint64(philox.WEYL_A), np.uint64(philox.WEYL_B)
 MASK, HALF, ONE, TWO, THREE = (np.uint64(n) for n in (philox.MASK, 32, 1, 2, 3))
-# A word's lower digits, which the guide to cumulative bounds leaves to a search.
-GUIDED = np.uint64(16)
+# A word's lower digits, which the guide to rows by popularity leaves to a search. The guide should fit a second cache.
+GUIDED = np.uint64(15)
 # So many places for a user's items that one draw in 32 is looked for in its list, and hardly any in vain.
 PLACES_PER_ITEM = 32
 BITS, SEVEN, LINE_BITS = np.uint64(3), np.uint64(7), np.uint64(6)
@@ -58,15 +58,21 @@ def uniform_items(workers, rows, epoch, seed, stream, bound, item_ids, out):
 
 
 @njit(inline="always")
-def _to_item(word, bound, cumulative, guide):
-    """A word as a corpus row; ``guide[w >> 16]`` is where the search for a bound above the word w begins."""
-    if not cumulative.shape[0]:
+def _to_item(word, bound, lasts, guide):
+    """A word as a corpus row: uniform, or the first whose last word is not below it.
+
+    ``guide[w >> GUIDED]`` is where the search for the word w begins, and the entry after it where it ends.
+    """
+    if not lasts.shape[0]:
         return (word * bound) >> HALF
     part = np.int64(word >> GUIDED)
-    low, high = guide[part], guide[part + 1]
+    low, high = np.int64(guide[part]), np.int64(guide[part + 1])
+    # Mostly no row ends among these words, or one: a step without a branch, which would often be guessed wrong.
+    # It never goes past ``high``, whose last word is not below.
+    low += np.int64(lasts[low] < word)
     while low < high:
         middle = (low + high) >> 1
-        if cumulative[middle] > word:
+        if lasts[middle] >= word:
             high = middle
         else:
             low = middle + 1
@@ -128,9 +134,9 @@ def marked(indptr: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 @njit(parallel=True, cache=True)
 def general_items(
-    workers, rows, users, epoch, seed, stream, bound, cumulative, guide, indptr, items, places, marks, item_ids, out
+    workers, rows, users, epoch, seed, stream, bound, lasts, guide, indptr, items, places, marks, item_ids, out
 ):  # fmt: skip
-    """As :func:`uniform_items`, by popularity where ``cumulative`` is not empty, without a user's ``items`` if any.
+    """As :func:`uniform_items`, by popularity where ``lasts`` is not empty, without a user's ``items`` if any.
 
     ``places`` and ``marks`` are those of :func:`marked`: only a draw whose bits are set is looked for in the list.
     """
@@ -146,7 +152,7 @@ def general_items(
             row, o = np.uint64(rows[b]), out[b]
             _row_words(row, epoch, seed, stream, words)
             for s in range(np.uint64(slots)):
-                item = _to_item(np.uint64(words[s & THREE, s >> TWO]), bound, cumulative, guide)
+                item = _to_item(np.uint64(words[s & THREE, s >> TWO]), bound, lasts, guide)
                 drawn[s] = item
                 o[ONE + s] = item_ids[item]
             if not excluding:
@@ -164,7 +170,7 @@ def general_items(
                 while _bit(flat, base, _scattered(item) & mask) and _is_held(item, begin, end, items):
                     attempt = attempt + ONE
                     w = _philox(row, slot >> TWO, epoch, attempt, seed, stream)
-                    item = _to_item(w[slot & THREE], bound, cumulative, guide)
+                    item = _to_item(w[slot & THREE], bound, lasts, guide)
                 o[ONE + slot] = item_ids[item]
 
 
