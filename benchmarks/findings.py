@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import fmean
 
 from mml_plugin.files import atomic_write
-from mml_plugin.report.build import cells_with_result, labels_of, short
 from mml_plugin.report.comparison import (
     METRICS,
     Group,
@@ -28,9 +27,11 @@ from mml_plugin.report.comparison import (
     shared_seeds,
 )
 from mml_plugin.report.early_stopping import read_stop
+from mml_plugin.report.families import cells_with_result, labels_of
 from mml_plugin.report.rows import Row, Rows, read_csv, state_of_cell, stems_in
 from mml_plugin.report.statistics import MIN_SEEDS, paired_t
 from mml_plugin.report.table import markdown_table
+from mml_plugin.report.words import short
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, REPORTS, PAPER = (ROOT / "benchmarks" / name for name in ("results", "reports", "paper"))

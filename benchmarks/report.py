@@ -8,8 +8,9 @@ from pathlib import Path
 
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.experiment.suite import Suite, read_suite
-from mml_plugin.report.build import Spec, build
+from mml_plugin.report.build import build
 from mml_plugin.report.rows import Row, Rows, read_csv
+from mml_plugin.report.spec import Spec
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES, RESULTS, REPORTS, PAPER = (ROOT / "benchmarks" / name for name in ("suites", "results", "reports", "paper"))

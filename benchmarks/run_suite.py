@@ -33,8 +33,8 @@ from mml_plugin.experiment.collect import (
 )
 from mml_plugin.experiment.screening import check_screen, screen
 from mml_plugin.experiment.suite import Cell, Suite, make_cells, read_suite
-from mml_plugin.report.build import cells_with_result
 from mml_plugin.report.comparison import groups_of
+from mml_plugin.report.families import cells_with_result
 from mml_plugin.report.needs import check_installed
 from mml_plugin.report.rows import Rows, stems_in
 

@@ -18,8 +18,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 # `make test` tries the same examples every time, so that what passed passes again; `make test-search` tries new ones.
-# On a machine that others keep busy, drawing an example may take a second; that says nothing about the code.
-patient = {"suppress_health_check": [HealthCheck.too_slow]}
+# On a busy machine an example may take a second, as one may that loads recbox first; that says nothing about the code.
+patient = {"suppress_health_check": [HealthCheck.too_slow], "deadline": None}
 settings.register_profile("repeatable", derandomize=True, **patient)
 settings.register_profile("search", derandomize=False, print_blob=True, **patient)
 settings.load_profile("repeatable")

@@ -60,8 +60,8 @@ def compare(
     from mml_plugin.experiment.cells import Matcher
     from mml_plugin.experiment.run import RunRequest, command_line
     from mml_plugin.experiment.side_by_side import exit_code, run_cells, write_report
-    from mml_plugin.report.build import Spec
     from mml_plugin.report.needs import check_installed
+    from mml_plugin.report.spec import Spec
 
     check_installed()
     device = resolve_device(options["gpu"])

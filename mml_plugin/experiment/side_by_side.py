@@ -9,11 +9,12 @@ from typing import Any
 from mml_plugin.experiment.cells import ELSEWHERE, FAILED, Matcher, Outcome, Runner
 from mml_plugin.experiment.collect import Collector
 from mml_plugin.experiment.suite import Cell, Suite
-from mml_plugin.report.build import Spec, build
+from mml_plugin.report.build import build
 from mml_plugin.report.comparison import groups_of
 from mml_plugin.report.document import Table
 from mml_plugin.report.protocols import PROTOCOLS, only_protocol
 from mml_plugin.report.rows import Rows
+from mml_plugin.report.spec import Spec
 from mml_plugin.report.table import markdown_table
 
 STEM = "rows"

@@ -37,7 +37,7 @@ def same(a: Interactions, b: Interactions) -> bool:
 
 
 @given(st.dictionaries(st.integers(0, 60), st.lists(st.integers(0, 10**12), min_size=1, max_size=6), min_size=1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_reading_equals_a_loop_over_lines(tmp_path_factory, lines):
     path = tmp_path_factory.mktemp("t") / "train.txt"
     path.write_text("".join(f"{u} {' '.join(map(str, items))} \r\n\n" for u, items in lines.items()))
@@ -365,7 +365,7 @@ IDS = st.one_of(
 
 
 @given(st.lists(st.tuples(IDS, IDS), min_size=1, max_size=12), st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_ids_come_back_as_they_were(tmp_path_factory, train, random):
     home = tmp_path_factory.mktemp("ids")
     test = [(random.choice(train)[0], random.choice(train)[1]) for _ in range(3)]
@@ -471,7 +471,7 @@ lists = st.lists(st.lists(st.integers(0, 15), min_size=1, max_size=12), min_size
 
 
 @given(lists, st.floats(0.05, 0.5), st.integers(0, 5))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_held_out_split_never_leaks(rows, share, seed):
     items = np.concatenate([np.array(r) for r in rows])
     indptr = np.concatenate([[0], np.cumsum([len(r) for r in rows])])

@@ -62,7 +62,7 @@ def _gradient(leaf):
     return torch.zeros_like(table).index_add(0, rows, vectors.grad)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 6), max_size=40))
 def test_entries_are_found_by_their_item(ids):
     number, begin, entries = (

@@ -175,7 +175,7 @@ def test_a_late_tables_penalty_is_in_the_bound(decay):
     late.assert_same(dense)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**16), width=st.integers(1, 200), normalize=st.booleans(), exponent=st.integers(-8, 8))
 def test_no_norm_is_above_its_bound(seed, width, normalize, exponent):
     tables = Tables(math.inf, normalize, seed=seed)

@@ -119,7 +119,7 @@ def test_late_steps_are_torchs(limit):
         torch.testing.assert_close(fused.states[name].weight, parameter.detach(), rtol=1e-10, atol=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**16), steps=st.integers(1, 30), rate=st.floats(1e-6, 1.0))
 def test_no_norm_is_above_its_bound(seed, steps, rate):
     """The gradient that grows a row the fastest is among those that are tried."""

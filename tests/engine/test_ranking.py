@@ -31,7 +31,7 @@ def brute_force(scores, masked, k):
     return rows
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_top_items_by_brute_force(data):
     users, items, k = (data.draw(st.integers(1, n)) for n in (6, 30, 12))

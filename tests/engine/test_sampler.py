@@ -85,7 +85,7 @@ def test_longer_lists_than_numba_has_places_for_and_any_number_of_threads():
     assert torch.equal(drawn[0], drawn[2])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=60).filter(any), st.sampled_from([0.3, 1.0, 2.0]))
 def test_popularity_draws_what_a_search_over_all_bounds_finds(counts, alpha):
     popularity = torch.tensor(counts)
@@ -148,7 +148,7 @@ def test_excluding_is_uniform_over_the_rest():
     assert stats.chisquare(counts[50:]).pvalue > 1e-3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.sets(st.integers(0, 11), max_size=11), min_size=1, max_size=8), st.integers(0, 2**32 - 1))
 def test_a_positive_is_never_drawn(lists, seed):
     for name in NAMES:

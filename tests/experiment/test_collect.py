@@ -174,7 +174,8 @@ def test_damaged_per_user_metrics_cost_their_comparison_and_nothing_else(home, c
 
 @pytest.mark.parametrize("metrics", [["Recall(k=10)"], ["NDCG(k=20)", "Recall(k=10)"]])
 def test_runs_that_measure_something_else_are_reported_too(home, metrics):
-    from mml_plugin.report.build import Spec, build
+    from mml_plugin.report.build import build
+    from mml_plugin.report.spec import Spec
 
     keys = {**SMALL, "metrics": metrics, "monitor": metrics[0]}
     lines = ({"expid": "MF_tiny_ccl", "label": "CCL"}, {"expid": "MF_tiny_mml", "label": "MML"})

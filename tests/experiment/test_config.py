@@ -305,7 +305,7 @@ def test_the_resolved_configuration_reads_back(tmp_path):
 
 
 @given(st.sampled_from(sorted(schema.known_keys())), st.integers(0, 30), st.sampled_from("qxz_"))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_misspelt_key_never_passes(key, position, letter):
     wrong = key[: position % len(key)] + letter + key[position % len(key) :]
     if wrong in schema.known_keys() | all_loss_keys():

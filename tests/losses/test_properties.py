@@ -49,7 +49,7 @@ def naive_mml(y, margins, weights, neg_weight, pos_weight=1.0):
     st.lists(st.tuples(SIMILARITY, st.floats(0, 3, width=32)), min_size=1, max_size=6),
     st.lists(st.lists(st.floats(-1, 2, width=32), min_size=4, max_size=4), min_size=1, max_size=5),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_mml_equals_eq_7_in_loops(pairs, rows):
     margins, weights = zip(*pairs)
     if not any(weights):
@@ -60,7 +60,7 @@ def test_mml_equals_eq_7_in_loops(pairs, rows):
 
 
 @given(SIMILARITY, st.floats(0.1, 500))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_one_margin_is_ccl(margin, weight):
     y = scores()
     mml = build_loss("MML", margins=[margin], margin_weights=[1], neg_weight=weight)(y)
@@ -89,7 +89,7 @@ def test_split_permuted_and_zero_weights_change_nothing():
 
 
 @given(st.integers(1, 7), st.floats(0, 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_more_similar_negative_never_lowers_a_margin_loss(column, step):
     for name in ("MultiMarginLoss", "CosineContrastiveLoss", "TripletLoss", "ContrastiveLoss", "PairwiseMarginLoss"):
         y = scores()

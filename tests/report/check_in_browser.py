@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from mml_plugin.report.build import Spec, build
+from mml_plugin.report.build import build
 from mml_plugin.report.rows import Rows
+from mml_plugin.report.spec import Spec
 from tests.report.sample import cell, history, sample
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")

@@ -18,11 +18,12 @@ from scipy import stats
 from mml_plugin.engine.schedule import Schedule
 from mml_plugin.errors import UserError
 from mml_plugin.hosts import recbox
-from mml_plugin.report.build import Spec, build
+from mml_plugin.report.build import build
 from mml_plugin.report.comparison import compare, groups_of, paper_row, percent
 from mml_plugin.report.document import Document, Heading, Table, Text
 from mml_plugin.report.early_stopping import read_stop
 from mml_plugin.report.rows import Rows, columns_of, read_csv, write_csv
+from mml_plugin.report.spec import Spec
 from tests.report.sample import LEVEL, cell, history, sample, value
 
 PAPER = [
