@@ -6,56 +6,17 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from mml_plugin.report import figures
-from mml_plugin.report.comparison import Group, at_best, mean_curve
-from mml_plugin.report.document import Document, Heading, Image, Table, Text
+from mml_plugin.report.comparison import Group, Line, at_best, mean_curve
+from mml_plugin.report.document import Block, Document, Heading, Image, Table, Text
 from mml_plugin.report.rows import Row
 from mml_plugin.report.words import slug
 
+Epochs = Mapping[str, Sequence[Row]]
 
-def add_bands(document: Document, groups: Sequence[Group], epochs: Mapping[str, Sequence[Row]]) -> None:
+
+def add_bands(document: Document, groups: Sequence[Group], epochs: Epochs) -> None:
     """How many negatives fall in each band and what share of the gradient each band has, on the same thresholds."""
-    blocks: list = []
-    for group in groups:
-        thresholds = group.first.first.get("suite_thresholds", "").split()
-        if not thresholds:
-            continue
-        names = [
-            f"≤ {thresholds[0]}",
-            *(f"{a} to {b}" for a, b in pairwise(thresholds)),
-            f"> {thresholds[-1]}",
-        ]
-        shares, gradients, lines, others, lost = {}, {}, [], [], []
-        for line in group.lines:
-            if not all(epochs.get(row["cell"]) for row in line.runs.values()):
-                lost.append(line.name)
-                continue
-            counted = [mean_curve(epochs, line, f"band_{band}") for band in range(len(names))]
-            slopes = [mean_curve(epochs, line, f"gradient_{band}") for band in range(len(names))]
-            if not all(counted) or any(
-                row.get("suite_thresholds", "").split() != thresholds for row in line.runs.values()
-            ):
-                others.append(f"{line.name} (counted on {line.first.get('thresholds') or 'nothing'})")
-                continue
-            shares[line.name], gradients[line.name] = counted, slopes if all(slopes) else []
-            best = [at_best(epochs, line, f"band_{band}") for band in range(len(names))]
-            lines.append([line.name, "negatives", *(f"{100 * share:.3f} %" for share in best)])
-            if all(slopes):
-                best = [at_best(epochs, line, f"gradient_{band}") for band in range(len(names))]
-                lines.append([line.name, "gradient", *(f"{100 * share:.1f} %" for share in best)])
-        blocks.append(Heading(group.name, 3))
-        if shares:
-            title = f"Bands by epoch, {group.name}"
-            blocks += [
-                Table(["run", "share of", *names], lines, 2),
-                Image(f"{slug(f'bands {group.name}')}.png", figures.bands(shares, gradients, names, title), title),
-            ]
-        if lost:
-            blocks.append(Text(f"Not shown, because not all epochs of the run are kept: {', '.join(lost)}."))
-        if others:
-            blocks.append(
-                Text(f"Not binned here, because the run was counted on other margins: {', '.join(others)}. "
-                     "Running it anew (--overwrite) counts it on these.")
-            )  # fmt: skip
+    blocks = [block for group in groups for block in _of_group(group, epochs)]
     if blocks:
         document.blocks += [
             Heading("Band occupancy"),
@@ -66,3 +27,55 @@ def add_bands(document: Document, groups: Sequence[Group], epochs: Mapping[str, 
             ),
             *blocks,
         ]
+
+
+def _of_group(group: Group, epochs: Epochs) -> list[Block]:
+    thresholds = group.first.first.get("suite_thresholds", "").split()
+    if not thresholds:
+        return []
+    names = [f"≤ {thresholds[0]}", *(f"{a} to {b}" for a, b in pairwise(thresholds)), f"> {thresholds[-1]}"]
+    kept = [line for line in group.lines if all(epochs.get(row["cell"]) for row in line.runs.values())]
+    counted = [line for line in kept if _is_counted(line, epochs, thresholds)]
+    blocks: list[Block] = [Heading(group.name, 3)]
+    if counted:
+        shares = {line.name: _by_epoch(line, epochs, "band", len(names)) for line in counted}
+        gradients = {line.name: _by_epoch(line, epochs, "gradient", len(names)) for line in counted}
+        lines = [cells for line in counted for cells in _at_best(line, epochs, len(names), gradients[line.name])]
+        title = f"Bands by epoch, {group.name}"
+        blocks += [
+            Table(["run", "share of", *names], lines, 2),
+            Image(f"{slug(f'bands {group.name}')}.png", figures.bands(shares, gradients, names, title), title),
+        ]
+    lost = [line.name for line in group.lines if line not in kept]
+    if lost:
+        blocks.append(Text(f"Not shown, because not all epochs of the run are kept: {', '.join(lost)}."))
+    others = [
+        f"{line.name} (counted on {line.first.get('thresholds') or 'nothing'})" for line in kept if line not in counted
+    ]
+    if others:
+        blocks.append(
+            Text(f"Not binned here, because the run was counted on other margins: {', '.join(others)}. "
+                 "Running it anew (--overwrite) counts it on these.")
+        )  # fmt: skip
+    return blocks
+
+
+def _is_counted(line: Line, epochs: Epochs, thresholds: Sequence[str]) -> bool:
+    """Whether the line's runs were counted on the suite's thresholds."""
+    suites = (row.get("suite_thresholds", "").split() == thresholds for row in line.runs.values())
+    return all(suites) and bool(_by_epoch(line, epochs, "band", len(thresholds) + 1))
+
+
+def _by_epoch(line: Line, epochs: Epochs, kind: str, bands: int) -> list[Sequence[float]]:
+    """Each band's share by epoch; none at all where one is not known."""
+    curves: list[Sequence[float]] = [mean_curve(epochs, line, f"{kind}_{band}") for band in range(bands)]
+    return curves if all(curves) else []
+
+
+def _at_best(line: Line, epochs: Epochs, bands: int, gradients: Sequence[Sequence[float]]) -> list[list[str]]:
+    """The table's lines: shares at the best epoch."""
+    found = [("negatives", "band", 3)] + ([("gradient", "gradient", 1)] if gradients else [])
+    return [
+        [line.name, word, *(f"{100 * at_best(epochs, line, f'{kind}_{band}'):.{digits}f} %" for band in range(bands))]
+        for word, kind, digits in found
+    ]
