@@ -40,6 +40,7 @@ NOT_RUN = "not run yet"
 EPOCHS_LOST = "its epochs are not kept"
 DATASETS = {"yelp": "Yelp2018", "gowalla": "Gowalla"}
 FOLDERS = {"yelp": "yelp18", "gowalla": "gowalla"}
+NEGATIVES = (10, 50, 100, 200, 400, 800)
 PAR = 2.0
 FIRST = "epochs=20"
 RULE = (
@@ -550,6 +551,38 @@ def crosscheck(pool: Pool) -> str:
     return markdown_table([*header, "NDCG@20, recbox", *header[2:]], lines)
 
 
+def by_negatives(pool: Pool) -> str:
+    """CCL, BSL and MML by number of negatives, and MML with fewer than 100 against CCL with 100."""
+    runs = {
+        (name, loss, count): line
+        for name in DATASETS for loss in ("CCL", "MML", "BSL") for count in NEGATIVES
+        if (line := pool.line(f"MF_{name}_{loss.lower()}{'' if count == 100 else f'_n{count}'}")) is not None
+    }  # fmt: skip
+    counts = sorted({count for _, _, count in runs})
+    fewer = [count for count in counts if count < 100]
+    values, gains = [], []
+    for name, dataset in DATASETS.items():
+        for metric in METRICS:
+            for loss in ("CCL", "MML", "BSL"):
+                line = [runs.get((name, loss, count)) for count in counts]
+                found = (NOT_RUN if run is None else f"{run.mean(metric):.4f}" for run in line)
+                values.append([f"{dataset}, {short(metric)}", loss, *found])
+            base = runs.get((name, "CCL", 100))
+            gains.append(
+                [f"{dataset}, {short(metric)}", *(_to(base, runs.get((name, "MML", n)), metric) for n in fewer)]
+            )
+    tables = [markdown_table(["MF", "", *map(str, counts)], values, left=2)]
+    if fewer:
+        header = ["to CCL with 100 negatives", *(f"MML with {count}" for count in fewer)]
+        tables.append(markdown_table(header, gains))
+    return "\n\n".join(tables)
+
+
+def _to(first: Line | None, second: Line | None, metric: str) -> str:
+    gain = None if first is None or second is None else percent(first, second, metric)
+    return NOT_RUN if gain is None else signed(gain)
+
+
 def first_epochs(pool: Pool) -> str:
     """CCL, BSL and MML after the suite first20's 20 epochs."""
     lines = []
@@ -625,6 +658,9 @@ def findings(pool: Pool) -> str:
         "selected on test (protocol paper: best epoch on the test split, as the paper selects); the held-out protocol "
         "has a section of its own and is never mixed in.",
         *claims(pool),
+        "## How many negatives each loss needs",
+        "As in the paper each loss keeps its margins, weights or temperatures whatever the number.",
+        by_negatives(pool),
         "## The first 20 epochs",
         "The same experiments cut after 20 epochs, best of these on test: how fast each loss learns, not where it "
         "ends. No claim above is judged by them. The paper's early stopping ends MF at epoch 19.",
