@@ -553,34 +553,23 @@ def crosscheck(pool: Pool) -> str:
 
 def by_negatives(pool: Pool) -> str:
     """CCL, BSL and MML by number of negatives, and MML with fewer than 100 against CCL with 100."""
-    runs = {
-        (name, loss, count): line
-        for name in DATASETS for loss in ("CCL", "MML", "BSL") for count in NEGATIVES
-        if (line := pool.line(f"MF_{name}_{loss.lower()}{'' if count == 100 else f'_n{count}'}")) is not None
-    }  # fmt: skip
-    counts = sorted({count for _, _, count in runs})
-    fewer = [count for count in counts if count < 100]
+
+    def expid(name: str, loss: str, count: int) -> str:
+        return f"MF_{name}_{loss.lower()}" + ("" if count == 100 else f"_n{count}")
+
+    losses = ("CCL", "MML", "BSL")
+    counts = [n for n in NEGATIVES if any(pool.line(expid(name, loss, n)) for name in DATASETS for loss in losses)]
     values, gains = [], []
     for name, dataset in DATASETS.items():
         for metric in METRICS:
-            for loss in ("CCL", "MML", "BSL"):
-                line = [runs.get((name, loss, count)) for count in counts]
-                found = (NOT_RUN if run is None else f"{run.mean(metric):.4f}" for run in line)
-                values.append([f"{dataset}, {short(metric)}", loss, *found])
-            base = runs.get((name, "CCL", 100))
-            gains.append(
-                [f"{dataset}, {short(metric)}", *(_to(base, runs.get((name, "MML", n)), metric) for n in fewer)]
-            )
-    tables = [markdown_table(["MF", "", *map(str, counts)], values, left=2)]
-    if fewer:
-        header = ["to CCL with 100 negatives", *(f"MML with {count}" for count in fewer)]
-        tables.append(markdown_table(header, gains))
-    return "\n\n".join(tables)
-
-
-def _to(first: Line | None, second: Line | None, metric: str) -> str:
-    gain = None if first is None or second is None else percent(first, second, metric)
-    return NOT_RUN if gain is None else signed(gain)
+            what = f"{dataset}, {short(metric)}"
+            for loss in losses:
+                line = [pool.line(expid(name, loss, count)) for count in counts]
+                values.append([what, loss, *(NOT_RUN if run is None else f"{run.mean(metric):.4f}" for run in line)])
+            fewer = [pool.gain(expid(name, "CCL", 100), expid(name, "MML", n), metric) for n in counts if n < 100]
+            gains.append([what, *(gain.words() for gain in fewer)])
+    header = ["to CCL with 100 negatives", *(f"MML with {count}" for count in counts if count < 100)]
+    return f"{markdown_table(['MF', '', *map(str, counts)], values, left=2)}\n\n{markdown_table(header, gains)}"
 
 
 def first_epochs(pool: Pool) -> str:
