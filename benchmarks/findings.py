@@ -559,6 +559,8 @@ def by_negatives(pool: Pool) -> str:
 
     losses = ("CCL", "MML", "BSL")
     counts = [n for n in NEGATIVES if any(pool.line(expid(name, loss, n)) for name in DATASETS for loss in losses)]
+    if not counts:
+        return NOT_RUN.capitalize() + "."
     values, gains = [], []
     for name, dataset in DATASETS.items():
         for metric in METRICS:

@@ -44,8 +44,9 @@ class _Remember:
             os.kill(os.getpid(), signal.SIGINT)
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if Ctrl-C was pressed."""
+        """Raise KeyboardInterrupt if Ctrl-C was pressed; one that waits for an import is then no longer to come."""
         if self.pressed:
+            self.waiting = False
             raise KeyboardInterrupt
 
 
@@ -65,8 +66,9 @@ def interruptible() -> Iterator[Callable[[], None]]:
     Python runs a signal's handler wherever it happens to be, also where the exception is printed and dropped (when a
     data loader forks, in a destructor) or taken for something else (by a library that catches everything). There the
     training would go on as if nobody had pressed anything. An error that ends the block after a Ctrl-C is the Ctrl-C:
-    an import that it breaks, or C++ that it comes out of, ends as any error. A block inside another shares its memory.
-    Does nothing outside the main thread or where somebody else handles (or ignores) the signal.
+    an import that it breaks, or C++ that it comes out of, ends as any error. So who catches the KeyboardInterrupt ends
+    the block too. A block inside another shares its memory. Does nothing outside the main thread or where somebody else
+    handles (or ignores) the signal.
     """
     with _remembered() as remember:
         try:
@@ -80,11 +82,11 @@ def interruptible() -> Iterator[Callable[[], None]]:
 def _remembered() -> Iterator[_Remember]:
     """The handler, for as long as the block lasts; one that never hears of a Ctrl-C where there is nothing to do."""
     handler: Any = signal.getsignal(signal.SIGINT)
-    if isinstance(handler, _Remember):
+    own = threading.current_thread() is threading.main_thread()
+    if own and isinstance(handler, _Remember):
         yield handler
         return
     remember = _Remember()
-    own = threading.current_thread() is threading.main_thread()
     if not own or handler is not signal.default_int_handler:
         yield remember
         return

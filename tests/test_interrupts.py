@@ -2,11 +2,12 @@ import importlib
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from mml_plugin.cli import main
-from mml_plugin.interrupts import interruptible
+from mml_plugin.interrupts import LOOK_EVERY, interruptible
 
 
 class PressedWhileDying:
@@ -97,6 +98,27 @@ def test_an_import_is_let_finish_first(tmp_path, monkeypatch):
     with interruptible(), pytest.raises(KeyboardInterrupt):
         begin()
     assert sys.modules.pop("slow_module").whole
+
+
+def test_a_press_during_an_import_that_fails_comes_once(tmp_path, monkeypatch):
+    (tmp_path / "broken_module.py").write_text(
+        "import signal\nsignal.raise_signal(signal.SIGINT)\nraise ImportError('broken')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        importlib.import_module("broken_module")
+    time.sleep(10 * LOOK_EVERY)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_another_threads_error_is_not_the_press():
+    def fail():
+        with interruptible():
+            raise ValueError("this thread's own")
+
+    with interruptible(), ThreadPoolExecutor(1) as pool:
+        PressedWhileDying()
+        assert isinstance(pool.submit(fail).exception(), ValueError)
 
 
 def test_a_second_press_does_not_wait_for_the_import(tmp_path, monkeypatch):

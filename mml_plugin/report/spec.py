@@ -1,4 +1,4 @@
-"""What a report needs beside its rows."""
+"""What a report is asked for."""
 
 from __future__ import annotations
 

@@ -99,13 +99,15 @@ def test_popularity_draws_what_a_search_over_all_bounds_finds(counts, alpha):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 300_000])
-@pytest.mark.parametrize("shares", ["even", "heavy tail", "gaps"])
-def test_popularity_at_the_edges_of_every_row(rows, shares):
+@pytest.mark.parametrize("shares", ["even", "heavy tail", "gaps", "one among zeros"])
+def test_popularity_at_the_edges_of_rows(rows, shares):
     weights = torch.ones(rows, dtype=torch.float64)
     if shares == "heavy tail":
         weights /= torch.arange(1, rows + 1) ** 2
     elif shares == "gaps":
         weights *= torch.arange(rows) % 3 == (0 if rows == 1 else 1)
+    elif shares == "one among zeros":
+        weights *= torch.arange(rows) == rows // 2
     cumulative = cumulative_words(weights)
     bounds = cumulative.numpy()
     words = np.unique(np.concatenate([[0, 2**32 - 1], bounds - 1, bounds]).clip(0, 2**32 - 1))[:: rows // 5000 | 1]

@@ -40,7 +40,7 @@ def _of_group(group: Group, epochs: Epochs) -> list[Block]:
     if counted:
         shares = {line.name: _by_epoch(line, epochs, "band", len(names)) for line in counted}
         gradients = {line.name: _by_epoch(line, epochs, "gradient", len(names)) for line in counted}
-        lines = [cells for line in counted for cells in _at_best(line, epochs, len(names), gradients[line.name])]
+        lines = [cells for line in counted for cells in _at_best(line, epochs, len(names))]
         title = f"Bands by epoch, {group.name}"
         blocks += [
             Table(["run", "share of", *names], lines, 2),
@@ -72,9 +72,11 @@ def _by_epoch(line: Line, epochs: Epochs, kind: str, bands: int) -> list[Sequenc
     return curves if all(curves) else []
 
 
-def _at_best(line: Line, epochs: Epochs, bands: int, gradients: Sequence[Sequence[float]]) -> list[list[str]]:
+def _at_best(line: Line, epochs: Epochs, bands: int) -> list[list[str]]:
     """The table's lines: shares at the best epoch."""
-    found = [("negatives", "band", 3)] + ([("gradient", "gradient", 1)] if gradients else [])
+    found = [("negatives", "band", 3)]
+    if _by_epoch(line, epochs, "gradient", bands):
+        found.append(("gradient", "gradient", 1))
     return [
         [line.name, word, *(f"{100 * at_best(epochs, line, f'{kind}_{band}'):.{digits}f} %" for band in range(bands))]
         for word, kind, digits in found

@@ -12,7 +12,7 @@ from mml_plugin.report.rows import Rows
 from mml_plugin.report.words import rounded, short, slug
 
 
-def _families(groups: Sequence[Group]) -> dict[tuple[str, str], list[Line]]:
+def _by_model(groups: Sequence[Group]) -> dict[tuple[str, str], list[Line]]:
     """(model, data set) -> its lines, where they differ in the number of negatives."""
     found: dict[tuple[str, str], list[Line]] = {}
     for group in groups:
@@ -42,9 +42,10 @@ def _curve_names(lines: Sequence[Line]) -> list[str] | None:
 
 
 def add_by_negatives(document: Document, rows: Rows, groups: Sequence[Group]) -> None:
+    """A table and a plot per model, data set and metric, where lines differ in the number of negatives."""
     groups = _of_finished_families(rows, groups)
     places = {name: place for place, name in enumerate(dict.fromkeys(x.name for g in groups for x in g.lines))}
-    for (model, dataset), lines in _families(groups).items():
+    for (model, dataset), lines in _by_model(groups).items():
         lines = sorted(lines, key=lambda line: places[line.name])
         if (names := _curve_names(lines)) is None:
             said = "several runs of one name stand at one number of negatives"

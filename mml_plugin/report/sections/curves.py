@@ -12,6 +12,7 @@ from mml_plugin.report.words import few, selected_on, short, slug
 
 
 def add_curves(document: Document, groups: Sequence[Group], epochs: Mapping[str, Sequence[Row]]) -> None:
+    """A plot per group, of what its first line is selected by."""
     blocks, lost = [], []
     for group in groups:
         metric = next(iter(watched(group.first.first)))

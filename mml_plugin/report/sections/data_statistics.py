@@ -8,6 +8,7 @@ from mml_plugin.report.spec import Spec
 
 
 def add_data_statistics(document: Document, spec: Spec, rows: Rows) -> None:
+    """Each data set's counts, and how far they are from the paper's."""
     found: dict[str, dict[str, str]] = {}
     for row in rows.cells:
         found.setdefault(row["dataset"], {})[row["what"]] = row["value"]

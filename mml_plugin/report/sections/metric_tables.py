@@ -59,8 +59,9 @@ def add_metric_tables(document: Document, spec: Spec, rows: Rows, groups: Sequen
     for group in groups:
         open_families = unfinished(rows, group.name)
         columns = _Columns.of(spec, group, compared=not open_families)
-        lines = [_cells(document, spec, group, line, columns) for line in group.lines]
-        document.blocks += [Heading(group.name), Table(columns.header(group.first.name), lines)]
+        lines = [_cells(spec, group, line, columns) for line in group.lines]
+        document.numbers += [number for _, number in lines]
+        document.blocks += [Heading(group.name), Table(columns.header(group.first.name), [cells for cells, _ in lines])]
         document.blocks += map(Text, _remarks(rows, group, open_families))
     document.blocks.append(
         Text(
@@ -70,8 +71,8 @@ def add_metric_tables(document: Document, spec: Spec, rows: Rows, groups: Sequen
     )
 
 
-def _cells(document: Document, spec: Spec, group: Group, line: Line, columns: _Columns) -> list[str]:
-    """A line of the table; its numbers go to the document's."""
+def _cells(spec: Spec, group: Group, line: Line, columns: _Columns) -> tuple[list[str], Row]:
+    """A line of the table, and its numbers."""
     cells = [line.name, str(len(line.runs))]
     number: Row = {"group": group.name, "run": line.name, "seeds": " ".join(line.runs)}
     for metric in columns.metrics:
@@ -89,8 +90,7 @@ def _cells(document: Document, spec: Spec, group: Group, line: Line, columns: _C
         cells += _paper_cells(spec.paper, line, columns.metrics, number)
     if columns.gain:
         cells += _gain_cells(spec.paper, group, line, columns.metrics, number)
-    document.numbers.append(number)
-    return cells
+    return cells, number
 
 
 def _remarks(rows: Rows, group: Group, open_families: Mapping[str, tuple[int, int]]) -> Iterator[str]:

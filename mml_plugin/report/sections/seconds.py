@@ -65,6 +65,7 @@ def add_cost(
     epochs: Mapping[str, Sequence[Row]],
     machines: Mapping[str, str],
 ) -> None:
+    """Time and memory of every run, with its engine and machine."""
     lines = []
     for group in groups:
         for line in group.lines:
