@@ -38,13 +38,20 @@ def _of_group(group: Group, epochs: Epochs) -> list[Block]:
     counted = [line for line in kept if _is_counted(line, epochs, thresholds)]
     blocks: list[Block] = [Heading(group.name, 3)]
     if counted:
-        shares = {line.name: _by_epoch(line, epochs, "band", len(names)) for line in counted}
-        gradients = {line.name: _by_epoch(line, epochs, "gradient", len(names)) for line in counted}
-        lines = [cells for line in counted for cells in _at_best(line, epochs, len(names))]
         title = f"Bands by epoch, {group.name}"
+        labels = [line.name for line in counted]
+        shares, gradients = (
+            [_by_epoch(line, epochs, kind, len(names)) for line in counted] for kind in ("band", "gradient")
+        )
+        lines = [
+            cells
+            for line, slopes in zip(counted, gradients)
+            for cells in _at_best(line, epochs, len(names), bool(slopes))
+        ]
+        picture = figures.bands(dict(zip(labels, shares)), dict(zip(labels, gradients)), names, title)
         blocks += [
             Table(["run", "share of", *names], lines, 2),
-            Image(f"{slug(f'bands {group.name}')}.png", figures.bands(shares, gradients, names, title), title),
+            Image(f"{slug(f'bands {group.name}')}.png", picture, title),
         ]
     lost = [line.name for line in group.lines if line not in kept]
     if lost:
@@ -72,11 +79,9 @@ def _by_epoch(line: Line, epochs: Epochs, kind: str, bands: int) -> list[Sequenc
     return curves if all(curves) else []
 
 
-def _at_best(line: Line, epochs: Epochs, bands: int) -> list[list[str]]:
+def _at_best(line: Line, epochs: Epochs, bands: int, with_gradient: bool) -> list[list[str]]:
     """The table's lines: shares at the best epoch."""
-    found = [("negatives", "band", 3)]
-    if _by_epoch(line, epochs, "gradient", bands):
-        found.append(("gradient", "gradient", 1))
+    found = [("negatives", "band", 3), ("gradient", "gradient", 1)][: 1 + with_gradient]
     return [
         [line.name, word, *(f"{100 * at_best(epochs, line, f'{kind}_{band}'):.{digits}f} %" for band in range(bands))]
         for word, kind, digits in found
