@@ -6,9 +6,7 @@ Usage: ``python benchmarks/findings.py`` (``--readme`` also fills the README bet
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -18,30 +16,28 @@ from mml_plugin.report.comparison import (
     Group,
     Line,
     groups_of,
-    is_of,
     machines_of,
     monitor,
     paper_row,
     percent,
-    runs_of,
     shared_seeds,
 )
 from mml_plugin.report.early_stopping import read_stop
 from mml_plugin.report.families import cells_with_result, labels_of
-from mml_plugin.report.rows import Row, Rows, read_csv, state_of_cell, stems_in
-from mml_plugin.report.statistics import MIN_SEEDS, paired_t
+from mml_plugin.report.gain import PAR
+from mml_plugin.report.pool import Pool
+from mml_plugin.report.rows import Row, Rows, read_csv, state_of_cell
+from mml_plugin.report.statistics import MIN_SEEDS
 from mml_plugin.report.table import markdown_table
-from mml_plugin.report.words import short
+from mml_plugin.report.words import NOT_MEASURED, NOT_RUN, rounded, short, signed, with_sd
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, REPORTS, PAPER = (ROOT / "benchmarks" / name for name in ("results", "reports", "paper"))
 BEGIN, END = "<!-- findings:begin -->", "<!-- findings:end -->"
-NOT_RUN = "not run yet"
 EPOCHS_LOST = "its epochs are not kept"
 DATASETS = {"yelp": "Yelp2018", "gowalla": "Gowalla"}
 FOLDERS = {"yelp": "yelp18", "gowalla": "gowalla"}
 NEGATIVES = (10, 50, 100, 200, 400, 800)
-PAR = 2.0
 FIRST = "epochs=20"
 RULE = (
     "The verdict follows a fixed rule: **yes** when the sign is the paper's, the 95 % interval over users excludes 0 "
@@ -51,160 +47,6 @@ RULE = (
     "would show the same for these very trainings, not whether another seed would: a verdict on fewer than "
     f"{MIN_SEEDS} seeds says so. sd is the standard deviation of the difference over seeds."
 )
-
-
-@dataclass(frozen=True)
-class Gain:
-    """How much more one run reaches than another.
-
-    Attributes:
-        percent: difference of the means in percent of the first; None when a side is not there.
-        seeds: how many seeds both have.
-        sd: standard deviation of the difference over seeds, in percent of the first.
-        low, high: bootstrap interval over users, in percent; NaN without one.
-        t_low, t_high: paired t interval over seeds, in percent; NaN with fewer than three.
-    """
-
-    percent: float | None
-    seeds: int = 0
-    sd: float | None = None
-    low: float = math.nan
-    high: float = math.nan
-    t_low: float = math.nan
-    t_high: float = math.nan
-
-    def words(self) -> str:
-        """``+4.12 % (users: +3.1 to +5.0 %; 3 seeds: sd 0.3 %)``."""
-        if self.percent is None:
-            return "no percentage of 0" if self.seeds else NOT_RUN
-        users = "" if math.isnan(self.low) else f"users: {self.low:+.2f} to {self.high:+.2f} %; "
-        noise = "1 seed" if self.sd is None else f"{self.seeds} seeds: sd {self.sd:.2f} %"
-        return f"{signed(self.percent)} ({users}{noise})"
-
-    @property
-    def seen(self) -> bool:
-        """Whether every interval that there is excludes 0."""
-        return not (self.low <= 0 <= self.high or self.t_low <= 0 <= self.t_high)
-
-    def verdict(self, claimed: float) -> str:
-        """What became of a claimed gain in percent."""
-        if self.percent is None:
-            return "no percentage of 0" if self.seeds else NOT_RUN
-        if math.isnan(self.low):
-            return "no interval yet"
-        if not self.seen:
-            return self._on("no difference seen")
-        if self.percent * claimed < 0:
-            return self._on("no")
-        return self._on("yes" if abs(self.percent) >= abs(claimed) / 2 else "smaller")
-
-    def parity(self, second: str, first: str, claimed: float = 0.0) -> str:
-        """Whether two sides are on par: the interval over users lies within PAR percent either way.
-
-        "no" and who is ahead when every interval that there is excludes 0, as in :meth:`verdict`; also whether the
-        paper's own figures, ``claimed`` percent apart, are as far from par on that side.
-        """
-        if self.percent is None:
-            return "no percentage of 0" if self.seeds else NOT_RUN
-        if math.isnan(self.low):
-            return "no interval yet"
-        if self.low >= -PAR and self.high <= PAR:
-            return self._on("yes")
-        if not self.seen:
-            return self._on("undecided")
-        as_printed = ", as in the paper" if abs(claimed) > PAR and claimed * self.percent > 0 else ""
-        return self._on(f"no, {second if self.percent > 0 else first} ahead{as_printed}")
-
-    def _on(self, verdict: str) -> str:
-        """The verdict, with the number of seeds where they are too few to speak of other seeds."""
-        return verdict if self.seeds >= MIN_SEEDS else f"{verdict} ({self.seeds} seed{'s' if self.seeds > 1 else ''})"
-
-
-Key = tuple[str, str, str, str]
-
-
-class Pool:
-    """The finished runs of all suites, by experiment.
-
-    A run that several suites share counts once, as its newest training; and of an experiment that has rows of several
-    configurations or data the newest stands.
-
-    Attributes:
-        lines: (experiment, protocol, engine, settings) -> its runs.
-        epochs: a run's identity -> its epochs, where all are kept.
-        users: (runs, metric) -> bootstraps over users.
-        suites: name -> rows.
-        left_out: experiments of which older configurations or data were passed over.
-    """
-
-    def __init__(self, results: Path) -> None:
-        self.epochs: dict[str, list[Row]] = {}
-        self.users: dict[tuple[str, str], list[Row]] = {}
-        self.suites: dict[str, Rows] = {}
-        self.left_out: list[str] = []
-        variants: dict[Key, dict[tuple[str, str], Line]] = {}
-        for stem in stems_in(results):
-            rows = Rows.load(stem)
-            if not rows.cells or "state" not in rows.cells[0]:
-                continue
-            self.suites[stem.name.removeprefix("suite_")] = rows
-            self._add(rows, variants)
-        self.lines = {key: self._newest(key, found) for key, found in variants.items()}
-
-    def _add(self, rows: Rows, variants: dict[Key, dict[tuple[str, str], Line]]) -> None:
-        epochs = rows.whole_epochs()
-        for row in rows.done():
-            if row.get("cut") or row.get("valid_share"):
-                continue
-            key = (row["expid"], row["protocol"], row["engine"], row["settings"])
-            variant = row.get("config_hash", ""), row["data_fingerprint"]
-            runs = variants.setdefault(key, {}).setdefault(variant, Line(row["expid"], {})).runs
-            known = runs.get(row["seed"])
-            if known is None or known["date"] < row["date"]:
-                runs[row["seed"]] = row
-                self.epochs[row["identity"]] = epochs.get(row["cell"], [])
-            elif known["date"] == row["date"] and not self.epochs[known["identity"]]:
-                self.epochs[known["identity"]] = epochs.get(row["cell"], [])
-        for row in rows.users:
-            self.users.setdefault((row["runs"], row["metric"]), []).append(row)
-
-    def _newest(self, key: Key, variants: dict[tuple[str, str], Line]) -> Line:
-        if len(variants) > 1:
-            self.left_out.append(" ".join(part for part in key if part))
-        return max(variants.values(), key=lambda line: max(row["date"] for row in line.runs.values()))
-
-    def line(self, expid: str, protocol: str = "paper", settings: str = "") -> Line | None:
-        """The runs of an experiment on the fast engine, nothing overridden unless said."""
-        return self.lines.get((expid, protocol, "fast", settings))
-
-    def gain(self, first: str, second: str, metric: str, protocol: str = "paper") -> Gain:
-        """How much more the second experiment reaches."""
-        a, b = self.line(first, protocol), self.line(second, protocol)
-        if a is None or b is None or not shared_seeds(a, b):
-            return Gain(None)
-        return self._gain(a, b, metric)
-
-    def _gain(self, a: Line, b: Line, metric: str) -> Gain:
-        seeds = shared_seeds(a, b)
-        base = a.mean(metric, seeds) or math.nan
-        test = paired_t(a.values(metric, seeds), b.values(metric, seeds))
-        differences = [y - x for x, y in zip(a.values(metric, seeds), b.values(metric, seeds))]
-        spread = [d - test.difference for d in differences]
-        sd = math.sqrt(sum(s * s for s in spread) / (len(spread) - 1)) if len(spread) > 1 else None
-        low, high = (100 * end / base for end in self._interval(a, b, seeds, metric))
-        t_low, t_high = (100 * end / base for end in (test.low, test.high))
-        sd = None if sd is None else 100 * sd / base
-        return Gain(percent(a, b, metric), len(seeds), sd, low, high, t_low, t_high)
-
-    def _interval(self, a: Line, b: Line, seeds: Sequence[str], metric: str) -> tuple[float, float]:
-        """The bootstrap over users of these very runs, whichever of the two a suite has as its first."""
-        for users in self.users.get((runs_of(a, b, seeds), metric), []):
-            if is_of(users, a, b, seeds, metric):
-                return float(users["low"]), float(users["high"])
-        for users in self.users.get((runs_of(b, a, seeds), metric), []):
-            if is_of(users, b, a, seeds, metric):
-                return -float(users["high"]), -float(users["low"])
-        return math.nan, math.nan
 
 
 def claims(pool: Pool) -> list[str]:
@@ -285,9 +127,12 @@ def _last(lines: Sequence[Sequence[str]]) -> list[str]:
     return [line[-1] for line in lines]
 
 
-def signed(value: float) -> str:
-    """``+4.12 %``; never a negative zero."""
-    return f"{round(value, 2) + 0.0:+.2f} %"
+def value_of(line: Line | None, metric: str) -> str:
+    """A metric's mean over seeds; in words where there is none."""
+    if line is None:
+        return NOT_RUN
+    mean = line.mean(metric)
+    return NOT_MEASURED if mean is None else rounded(mean)
 
 
 def _time(pool: Pool) -> Section:
@@ -426,7 +271,7 @@ def ablation(pool: Pool) -> str:
         if (families := _families(group)) is None:
             continue
         one, several = families
-        gains = [f"{pool._gain(one, several, metric).words()} in {short(metric)}" for metric in METRICS]
+        gains = [f"{pool.gain_of(one, several, metric).words()} in {short(metric)}" for metric in METRICS]
         sentences.append(
             f"{group.name}: several margins buy {' and '.join(gains)} over the best re-tuned single margin; "
             f"{_tried(rows, group.name, one)} against {_tried(rows, group.name, several)}, both chosen on validation, "
@@ -454,9 +299,7 @@ def _as_published(rows: Rows | None, group: str, tuned: Line) -> list[str]:
             lines.setdefault(row["loss"], Line(row["loss"], {})).runs[row["seed"]] = row
     if not lines:
         return []
-    reached = ", ".join(
-        f"{loss} {' / '.join(f'{line.mean(metric):.4f}' for metric in METRICS)}" for loss, line in lines.items()
-    )
+    reached = ", ".join(f"{loss} {_both(line)}" for loss, line in lines.items())
     names = " / ".join(short(metric) for metric in METRICS)
     said = f"{group}, whole runs of the published settings on the same split: {reached} ({names}, test)."
     before = lines.get(tuned.first["loss"])
@@ -474,7 +317,7 @@ def _first_round(rows: Rows | None) -> list[str]:
         words = []
         for line in group.lines:
             value, (done, asked) = monitor(line), counts[line.name]
-            words.append(f"{line.name} {value:.4f} ({line.first['label']}; {done} of {asked} cells)")
+            words.append(f"{line.name} {rounded(value)} ({line.first['label']}; {done} of {asked} cells)")
         said = short(group.first.first["monitor"])
         found.append(
             f"{group.name}, first round of {group.first.first['max_epochs']} epochs, best {said} on validation: "
@@ -501,8 +344,7 @@ def held_out(pool: Pool) -> str:
                 if line is None:
                     cells += [NOT_RUN, ""]
                     continue
-                sd = line.sd(metric)
-                value = f"{line.mean(metric):.4f}" + (f" ± {sd:.4f}" if sd is not None else " (1 seed)")
+                value = with_sd(line, metric) + (" (1 seed)" if len(line.runs) == 1 else "")
                 first = loss == "ccl"
                 cells += [
                     value,
@@ -523,7 +365,7 @@ def anchors(pool: Pool) -> str:
             and (anchor["loss"] != "BSL" or "bslnative" in line.first["expid"])
             and (anchor["loss"] != "CCL" or "reczoo" in line.first["expid"])
         ]  # fmt: skip
-        ours = [f"{match[0].mean(metric):.4f}" if match else NOT_RUN for metric in METRICS]
+        ours = [value_of(match[0] if match else None, metric) for metric in METRICS]
         lines.append(
             [f"{anchor['model']} + {anchor['loss']}, {anchor['dataset']}", anchor["recall_at_20"], ours[0],
              anchor["ndcg_at_20"], ours[1], anchor["setting"], anchor["source"]]
@@ -542,10 +384,10 @@ def crosscheck(pool: Pool) -> str:
             ]
             cells = [f"MF_{name}_{loss} ({dataset})"]
             for metric in METRICS:
-                cells += [NOT_RUN if side is None else f"{side.mean(metric):.4f}" for side in sides]
+                cells += [value_of(side, metric) for side in sides]
                 stock, fast = sides
                 both = stock is not None and fast is not None and shared_seeds(stock, fast)
-                cells.append(pool._gain(stock, fast, metric).words() if both else "")
+                cells.append(pool.gain_of(stock, fast, metric).words() if both else "")
             lines.append(cells)
     header = ["after 2 epochs", "Recall@20, recbox", "fast", "fast to recbox"]
     return markdown_table([*header, "NDCG@20, recbox", *header[2:]], lines)
@@ -567,7 +409,7 @@ def by_negatives(pool: Pool) -> str:
             what = f"{dataset}, {short(metric)}"
             for loss in losses:
                 line = [pool.line(expid(name, loss, count)) for count in counts]
-                values.append([what, loss, *(NOT_RUN if run is None else f"{run.mean(metric):.4f}" for run in line)])
+                values.append([what, loss, *(value_of(run, metric) for run in line)])
             fewer = [pool.gain(expid(name, "CCL", 100), expid(name, "MML", n), metric) for n in counts if n < 100]
             gains.append([what, *(gain.words() for gain in fewer)])
     header = ["to CCL with 100 negatives", *(f"MML with {count}" for count in counts if count < 100)]
@@ -580,8 +422,8 @@ def first_epochs(pool: Pool) -> str:
     for name, ccl, mml in first_settings(pool):
         bsl = pool.line(ccl.first["expid"].replace("_ccl", "_bsl"), settings=FIRST)
         for metric in METRICS:
-            values = [NOT_RUN if side is None else f"{side.mean(metric):.4f}" for side in (ccl, mml, bsl)]
-            lines.append([name, short(metric), *values, pool._gain(ccl, mml, metric).words()])
+            values = [value_of(side, metric) for side in (ccl, mml, bsl)]
+            lines.append([name, short(metric), *values, pool.gain_of(ccl, mml, metric).words()])
     if not lines:
         return NOT_RUN.capitalize() + "."
     return markdown_table(["after 20 epochs", "metric", "CCL", "MML", "BSL", "MML to CCL"], lines, left=2)
@@ -614,7 +456,7 @@ def strongest(pool: Pool) -> str:
             best = max(runs, key=lambda line: line.mean(METRICS[0]) or 0.0)
             plain = best.first
             lines.append(
-                [f"{DATASETS[name]}, {loss}", best.name, plain["num_negs"], *(f"{best.mean(m):.4f}" for m in METRICS)]
+                [f"{DATASETS[name]}, {loss}", best.name, plain["num_negs"], *(value_of(best, m) for m in METRICS)]
             )
     return markdown_table(["MF", "experiment", "negatives", "Recall@20", "NDCG@20"], lines, left=2)
 
@@ -738,7 +580,7 @@ def _readme_ablation(pool: Pool) -> str:
         families, counts = _families(group), cells_with_result(rows, group.name) if rows else {}
         if families and all(found == asked for found, asked in counts.values()):
             one, several = families
-            gains = [pool._gain(one, several, metric).words() for metric in METRICS]
+            gains = [pool.gain_of(one, several, metric).words() for metric in METRICS]
             lines.append([group.name, _both(one), _both(several), *gains])
     header = [
         "margins or weight? Both tuned, held-out",
@@ -755,11 +597,11 @@ def _has_whole_runs(pool: Pool, name: str, ccl: Line, mml: Line) -> bool:
 
 
 def _both(line: Line) -> str:
-    return " / ".join(f"{line.mean(metric):.4f}" for metric in METRICS)
+    return " / ".join(value_of(line, metric) for metric in METRICS)
 
 
 def _readme_early(pool: Pool, name: str, ccl: Line, mml: Line) -> list[str]:
-    return [name, _both(ccl), _both(mml), pool._gain(ccl, mml, METRICS[0]).words()]
+    return [name, _both(ccl), _both(mml), pool.gain_of(ccl, mml, METRICS[0]).words()]
 
 
 def fill(path: Path, text: str) -> None:

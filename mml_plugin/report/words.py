@@ -9,6 +9,8 @@ from mml_plugin.report.rows import Row
 
 PAPER_COLUMNS = {"Recall(k=20)": "recall_at_20", "NDCG(k=20)": "ndcg_at_20"}
 FEW = 12
+NOT_RUN = "not run yet"
+NOT_MEASURED = "not measured"
 
 
 def short(metric: str) -> str:

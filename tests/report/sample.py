@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
 from mml_plugin.report.rows import Row, Rows
 
+ROOT = Path(__file__).resolve().parents[2]
 THRESHOLDS = "0.7 0.9"
 LEVEL = {"CCL": 0.06, "MML": 0.063, "BSL": 0.0606}
 
@@ -58,3 +64,20 @@ def sample(
     """A suite's rows."""
     cells = [cell(label, seed, **more) for label in labels for seed in seeds]
     return Rows(cells, [line for row in cells for line in history(row)])
+
+
+def suite_of(folder: Path, name: str, *rows: Row) -> Rows:
+    """A suite file of these rows, with their histories."""
+    made = Rows(
+        list(rows), [{**line, "cell": row["cell"]} for row in rows for line in history({**row, "label": row["loss"]})]
+    )
+    made.save(folder / f"suite_{name}")
+    return made
+
+
+def script(name: str) -> ModuleType:
+    """A script of benchmarks/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", ROOT / "benchmarks" / f"{name}.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,82 @@
+"""How much more one run reaches than another, in words, and what that says of a claim."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mml_plugin.report.statistics import MIN_SEEDS
+from mml_plugin.report.words import NOT_RUN, signed
+
+# On par: not further apart than this, in percent.
+PAR = 2.0
+NO_BASE = "no percentage of 0"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much more one run reaches than another.
+
+    Attributes:
+        percent: difference of the means in percent of the first; None when there is none.
+        seeds: how many seeds both have.
+        sd: standard deviation of the difference over seeds, in percent of the first.
+        low, high: bootstrap interval over users, in percent; NaN without one.
+        t_low, t_high: paired t interval over seeds, in percent; NaN with fewer than three.
+        missing: why there is no percentage.
+    """
+
+    percent: float | None
+    seeds: int = 0
+    sd: float | None = None
+    low: float = math.nan
+    high: float = math.nan
+    t_low: float = math.nan
+    t_high: float = math.nan
+    missing: str = NOT_RUN
+
+    def words(self) -> str:
+        """``+4.12 % (users: +3.1 to +5.0 %; 3 seeds: sd 0.3 %)``."""
+        if self.percent is None:
+            return self.missing
+        users = "" if math.isnan(self.low) else f"users: {self.low:+.2f} to {self.high:+.2f} %; "
+        noise = "1 seed" if self.sd is None else f"{self.seeds} seeds: sd {self.sd:.2f} %"
+        return f"{signed(self.percent)} ({users}{noise})"
+
+    @property
+    def seen(self) -> bool:
+        """Whether every interval that there is excludes 0."""
+        return not (self.low <= 0 <= self.high or self.t_low <= 0 <= self.t_high)
+
+    def verdict(self, claimed: float) -> str:
+        """What became of a claimed gain in percent."""
+        if self.percent is None:
+            return self.missing
+        if math.isnan(self.low):
+            return "no interval yet"
+        if not self.seen:
+            return self._on("no difference seen")
+        if self.percent * claimed < 0:
+            return self._on("no")
+        return self._on("yes" if abs(self.percent) >= abs(claimed) / 2 else "smaller")
+
+    def parity(self, second: str, first: str, claimed: float = 0.0) -> str:
+        """Whether two sides are on par: the interval over users lies within PAR percent either way.
+
+        "no" and who is ahead when every interval that there is excludes 0, as in :meth:`verdict`; also whether the
+        paper's own figures, ``claimed`` percent apart, are as far from par on that side.
+        """
+        if self.percent is None:
+            return self.missing
+        if math.isnan(self.low):
+            return "no interval yet"
+        if self.low >= -PAR and self.high <= PAR:
+            return self._on("yes")
+        if not self.seen:
+            return self._on("undecided")
+        as_printed = ", as in the paper" if abs(claimed) > PAR and claimed * self.percent > 0 else ""
+        return self._on(f"no, {second if self.percent > 0 else first} ahead{as_printed}")
+
+    def _on(self, verdict: str) -> str:
+        """The verdict, with the number of seeds where they are too few to speak of other seeds."""
+        return verdict if self.seeds >= MIN_SEEDS else f"{verdict} ({self.seeds} seed{'s' if self.seeds > 1 else ''})"

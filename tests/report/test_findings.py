@@ -1,0 +1,130 @@
+"""The findings page over rows that were made up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mml_plugin.report.pool import Pool
+from mml_plugin.report.rows import Rows
+from tests.report.sample import ROOT, cell, history, sample, script, suite_of, value
+
+
+def test_the_page_says_its_rule_of_parity():
+    text, _ = script("findings")._parity(Pool(ROOT / "nowhere"))
+    assert "with 3 seeds or more the paired t interval over seeds too; **undecided**" in text
+
+
+def test_findings_read_the_gains_off_the_rows(tmp_path):
+    findings = script("findings")
+    rows = sample(labels=("CCL", "MML"))
+    for row in rows.cells:
+        row["expid"] = f"MF_yelp_{row['label'].lower()}"
+    runs = " ".join(row["identity"][:12] for row in rows.cells)
+    ccl, mml = (sum(value(label, seed, 6) for seed in range(1, 6)) / 5 for label in ("CCL", "MML"))
+    interval = {"difference": str(mml - ccl), "low": "0.002", "high": "0.004"}
+    rows.users = [{"runs": runs, "metric": "Recall(k=20)", **interval}]
+    Rows(rows.cells, [line for row in rows.cells for line in history(row)], rows.users).save(tmp_path / "suite_table4")
+    pool = Pool(tmp_path)
+    gain = pool.gain("MF_yelp_ccl", "MF_yelp_mml", "Recall(k=20)")
+    assert gain.percent == pytest.approx(100 * (mml / ccl - 1))
+    assert gain.low == pytest.approx(100 * 0.002 / ccl)
+    assert gain.seeds == 5
+    page = findings.findings(pool)
+    assert f"{gain.percent:+.2f} % (users: {gain.low:+.2f} to {gain.high:+.2f} %; 5 seeds: sd {gain.sd:.2f} %)" in page
+
+
+def test_older_settings_of_an_experiment_are_left_out_and_named(tmp_path):
+    findings = script("findings")
+    for name, seed, setting, date, reached in (
+        ("a", 1, "old", "2026-11-01", "0.01"),
+        ("b", 2, "new", "2026-11-02", "0.09"),
+    ):
+        suite_of(tmp_path, name, {**cell("CCL", seed), "config_hash": setting, "date": date, "Recall(k=20)": reached})
+    pool = Pool(tmp_path)
+    assert pool.line("MF_yelp_ccl").values("Recall(k=20)") == [0.09]
+    said = "Left out, because newer rows of theirs have other settings or data: MF_yelp_ccl paper fast."
+    assert said in findings.findings(pool)
+
+
+def test_runs_without_their_epochs_do_not_take_the_page_down(tmp_path):
+    findings = script("findings")
+    timed = [
+        {**cell(loss, 1), "expid": f"MF_yelp_{loss.lower()}", "settings": "epochs=5", "cell": f"timed {loss}"}
+        for loss in ("CCL", "MML")
+    ]
+    Rows([cell("CCL", 1), *timed]).save(tmp_path / "suite_x")
+    page = findings.findings(Pool(tmp_path))
+    lines = [
+        line for line in page.splitlines() if line.startswith(("| MF, Yelp2018, CCL ", "| Yelp2018, 100 negatives "))
+    ]
+    assert [line.count("its epochs are not kept") for line in lines] == [2, 4]
+
+
+def test_every_comparison_of_the_page_is_made_by_a_suite():
+    """Each pair that the page needs an interval for is a line against the first of its group in some suite."""
+    from mml_plugin.experiment.suite import make_cells, read_suite
+
+    made = set()
+    for name in ("table2", "table4", "figure3", "parity"):
+        firsts = {}
+        for made_cell in make_cells(
+            read_suite(ROOT / "benchmarks" / "suites" / f"{name}.yaml"), ROOT / "config", Path("x")
+        ):
+            first = firsts.setdefault(made_cell.group, made_cell.request.expid)
+            made.add(frozenset((first, made_cell.request.expid)))
+    for data in ("yelp", "gowalla"):
+        for first, second in (
+            (f"MF_{data}_ccl", f"MF_{data}_mml"), (f"SimpleX_{data}_ccl", f"SimpleX_{data}_mml"),
+            (f"MF_{data}_ccl_n10", f"MF_{data}_mml_n10"), (f"MF_{data}_bsl", f"MF_{data}_mml"),
+            (f"MF_{data}_bslnative", f"MF_{data}_mml"),
+        ):  # fmt: skip
+            assert frozenset((first, second)) in made
+
+
+def test_an_unfinished_ablation_concludes_nothing(tmp_path):
+    findings = script("findings")
+    rows = [
+        {
+            **cell(loss, 1, protocol="held-out"),
+            "family": family,
+            "label": f"{family} {number}",
+            "cell": f"{loss}{number}",
+        }
+        for loss, family in (("CCL", "single margin"), ("MML", "several margins"))
+        for number in range(2)
+    ]
+    suite_of(tmp_path, "ablation", *rows)
+    assert "several margins buy" in findings.ablation(Pool(tmp_path))
+    rows[0]["state"] = "missing"
+    suite_of(tmp_path, "ablation", *rows)
+    text = findings.ablation(Pool(tmp_path))
+    assert "unfinished, only 1 of 2 cells of single margin and 2 of 2 cells of several margins" in text
+    assert "buy" not in text
+
+
+def test_the_ablation_says_what_the_published_settings_reach_and_what_tuning_gained(tmp_path):
+    findings = script("findings")
+
+    def row(loss, family, number, **more):
+        return {**cell(loss, 1, protocol="held-out"), "family": family, "label": f"{family} {number}",
+                "cell": f"{loss}{number}", **more}  # fmt: skip
+
+    tuned = {"settings": "margin=0.6", "Recall(k=20)": "0.0625", "NDCG(k=20)": "0.05"}
+    published = {"state": "screened out", "settings": "", "Recall(k=20)": "0.05", "NDCG(k=20)": "0.04"}
+    rows = [row("CCL", "single margin", 0, **published), row("CCL", "single margin", 1, **tuned),
+            row("MML", "several margins", 0, settings="neg_weight=1")]  # fmt: skip
+    suite_of(tmp_path, "ablation", *rows)
+    text = findings.ablation(Pool(tmp_path))
+    assert "published settings on the same split: CCL 0.0500 / 0.0400 (Recall@20 / NDCG@20, test)." in text
+    assert "Re-tuning alone gives CCL +25.00 % / +25.00 %." in text
+    # The seeds that both have are compared, and what was measured on other data is not spoken of.
+    further = row("CCL", "single margin", 1, **{**tuned, "seed": "2", "cell": "more", "Recall(k=20)": "0.9"})
+    suite_of(tmp_path, "ablation", *rows, further)
+    assert "Re-tuning alone gives CCL +25.00 % / +25.00 %." in findings.ablation(Pool(tmp_path))
+    rows[0]["state"] = "outdated"
+    suite_of(tmp_path, "ablation", *rows)
+    assert "published" not in findings.ablation(Pool(tmp_path))
+    suite_of(tmp_path, "ablation", *rows[1:])
+    assert "published" not in findings.ablation(Pool(tmp_path))
