@@ -16,9 +16,10 @@ from mml_plugin.report.sections.data_statistics import add_data_statistics
 from mml_plugin.report.sections.holes import add_holes
 from mml_plugin.report.sections.metric_tables import add_metric_tables
 from mml_plugin.report.sections.origin import add_origin
-from mml_plugin.report.sections.seconds import add_cost, add_seconds
+from mml_plugin.report.sections.seconds import add_seconds
 from mml_plugin.report.sections.significance import add_significance
 from mml_plugin.report.sections.stopped_early import add_stopped_early
+from mml_plugin.report.sections.time_and_memory import add_time_and_memory
 from mml_plugin.report.sections.tuning import add_tuning
 from mml_plugin.report.spec import Spec
 
@@ -61,7 +62,7 @@ def build(spec: Spec, rows: Rows) -> Document:
     # Beside its report a file of numbers may travel alone.
     document.numbers = [{"protocol": only_protocol(current), **number} for number in document.numbers]
     machines = {machine: str(number) for number, machine in enumerate(dict.fromkeys(map(machine_of, done)), 1)}
-    add_cost(document, groups, epochs, machines)
+    add_time_and_memory(document, groups, epochs, machines)
     add_origin(document, done, machines)
     return document
 
