@@ -276,7 +276,7 @@ def test_early_stopping_equals_the_same_run_cut_short():
     more = ("epochs=30", "learning_rate=0.05", "reduce_lr_on_plateau=False")
     stopped = go(runs="early", more=(*more, "patience=2")).read_result()
     history = go(runs="late", more=(*more, "patience=200")).history
-    whole = pd.read_csv(history, float_precision="round_trip")["Recall(k=20)"].tolist()
+    whole = pd.read_csv(history, dtype=str)["Recall(k=20)"].map(float).tolist()
     best, best_epoch, stops = -np.inf, 0, 0
     for epoch, value in enumerate(whole, 1):
         if value < best + 1e-6:
