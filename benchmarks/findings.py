@@ -394,7 +394,7 @@ def crosscheck(pool: Pool) -> str:
 
 
 def by_negatives(pool: Pool) -> str:
-    """CCL, BSL and MML by number of negatives, and MML with fewer than 100 against CCL with 100."""
+    """CCL, BSL and MML by number of negatives; MML against CCL with as many, and with fewer than 100 against 100."""
 
     def expid(name: str, loss: str, count: int) -> str:
         return f"MF_{name}_{loss.lower()}" + ("" if count == 100 else f"_n{count}")
@@ -403,17 +403,23 @@ def by_negatives(pool: Pool) -> str:
     counts = [n for n in NEGATIVES if any(pool.line(expid(name, loss, n)) for name in DATASETS for loss in losses)]
     if not counts:
         return NOT_RUN.capitalize() + "."
-    values, gains = [], []
+    values, gains, same = [], [], []
     for name, dataset in DATASETS.items():
         for metric in METRICS:
             what = f"{dataset}, {short(metric)}"
             for loss in losses:
                 line = [pool.line(expid(name, loss, count)) for count in counts]
                 values.append([what, loss, *(value_of(run, metric) for run in line)])
+            equal = [pool.gain(expid(name, "CCL", n), expid(name, "MML", n), metric) for n in counts]
+            same.append([what, *(gain.words() for gain in equal)])
             fewer = [pool.gain(expid(name, "CCL", 100), expid(name, "MML", n), metric) for n in counts if n < 100]
             gains.append([what, *(gain.words() for gain in fewer)])
-    header = ["to CCL with 100 negatives", *(f"MML with {count}" for count in counts if count < 100)]
-    return f"{markdown_table(['MF', '', *map(str, counts)], values, left=2)}\n\n{markdown_table(header, gains)}"
+    tables = (
+        markdown_table(["MF", "", *map(str, counts)], values, left=2),
+        markdown_table(["MML to CCL with as many", *map(str, counts)], same),
+        markdown_table(["to CCL with 100 negatives", *(f"MML with {count}" for count in counts if count < 100)], gains),
+    )
+    return "\n\n".join(tables)
 
 
 def first_epochs(pool: Pool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,19 @@ def test_the_ablation_says_what_the_published_settings_reach_and_what_tuning_gai
     assert "published" not in findings.ablation(Pool(tmp_path))
     suite_of(tmp_path, "ablation", *rows[1:])
     assert "published" not in findings.ablation(Pool(tmp_path))
+
+
+def test_losses_are_held_side_by_side_at_each_number_of_negatives(tmp_path):
+    reached = {("CCL", 10): 0.04, ("MML", 10): 0.05, ("CCL", 100): 0.08, ("MML", 100): 0.06, ("BSL", 100): 0.07}
+    rows = [
+        {**cell(loss, 1, negatives=count), "Recall(k=20)": str(value), "NDCG(k=20)": str(value),
+         "expid": f"MF_yelp_{loss.lower()}" + ("_n10" if count == 10 else "")}
+        for (loss, count), value in reached.items()
+    ]  # fmt: skip
+    suite_of(tmp_path, "figure3", *rows)
+    text = script("findings").by_negatives(Pool(tmp_path))
+    tables = [[re.split(r" *\| *", line)[1:-1] for line in table.splitlines()] for table in text.split("\n\n")]
+    values, same, fewer = ([line[1:] for line in table if line[0] == "Yelp2018, Recall@20"] for table in tables)
+    assert values == [["CCL", "0.0400", "0.0800"], ["MML", "0.0500", "0.0600"], ["BSL", "not run yet", "0.0700"]]
+    assert same == [["+25.00 % (1 seed)", "-25.00 % (1 seed)"]]
+    assert fewer == [["-37.50 % (1 seed)"]]
