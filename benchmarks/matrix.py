@@ -18,7 +18,10 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from marks import fill
+
 from mml_plugin.files import atomic_write
+from mml_plugin.report.table import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "matrix.csv"
@@ -37,7 +40,6 @@ COLUMNS = [
 ]
 SHOW = """import sys, torch, numpy, pandas
 print(sys.version.split()[0], torch.__version__, numpy.__version__, pandas.__version__)"""
-MARKERS = ("<!-- matrix:begin -->", "<!-- matrix:end -->")
 
 
 @dataclass(frozen=True)
@@ -160,11 +162,7 @@ def write(rows: list[dict[str, str]]) -> None:
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(ordered)
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    begin, end = (text.index(marker) for marker in MARKERS)
-    with atomic_write(readme) as stream:
-        stream.write(text[: begin + len(MARKERS[0])] + "\n" + table(ordered) + "\n" + text[end:])
+    fill(ROOT / "README.md", {"matrix": table(ordered)})
 
 
 def _outcome(row: dict[str, str]) -> str:
@@ -174,8 +172,6 @@ def _outcome(row: dict[str, str]) -> str:
 
 def table(rows: list[dict[str, str]]) -> str:
     """The README's table."""
-    from mml_plugin.report.table import markdown_table
-
     cells = [
         [r["python"], r.get("torch", ""), r.get("numpy", ""), r.get("pandas", ""), _outcome(r), r["date"]] for r in rows
     ]

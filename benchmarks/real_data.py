@@ -15,6 +15,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from marks import fill
+
+from mml_plugin.report.table import markdown_table
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 ROWS = RESULTS / "recbox_real.csv"
@@ -82,8 +86,6 @@ def write(row: dict[str, str]) -> None:
 
 def fill_table() -> None:
     """Rewrite the table of docs/engines.md from the rows."""
-    from mml_plugin.report.table import markdown_table
-
     rows = list(csv.DictReader(ROWS.read_text(encoding="utf-8").splitlines()))
     header = [
         "experiment",
@@ -108,10 +110,7 @@ def fill_table() -> None:
         ]
         for r in rows
     ]
-    page = ROOT / "docs" / "engines.md"
-    text = page.read_text(encoding="utf-8")
-    begin, end = text.index("<!-- real:begin -->") + len("<!-- real:begin -->"), text.index("<!-- real:end -->")
-    page.write_text(text[:begin] + "\n" + markdown_table(header, cells, left=2) + "\n" + text[end:], encoding="utf-8")
+    fill(ROOT / "docs" / "engines.md", {"real": markdown_table(header, cells, left=2)})
 
 
 def main() -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
+import run_suite
 
 from mml_plugin.data import synthetic
 from mml_plugin.experiment.cells import Runner
@@ -27,13 +26,9 @@ experiments:
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location("run_suite", ROOT / "benchmarks" / "run_suite.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "run_suite", module)
-    spec.loader.exec_module(module)
-    return module
+def script():
+    run_suite.fingerprint_here.cache_clear()
+    return run_suite
 
 
 @pytest.fixture

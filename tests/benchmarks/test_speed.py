@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import re
 import sys
@@ -12,6 +11,9 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+import speed
+from speed_jobs.fast_epoch import compiling
+from speed_jobs.tables import newest
 
 from mml_plugin.data import synthetic
 from mml_plugin.experiment.config import load_experiment
@@ -21,22 +23,19 @@ CASES = (("MF_tiny_mml", 3), ("MF_tiny_mml", 5))
 
 
 @pytest.fixture
-def speed(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("speed", ROOT / "benchmarks" / "speed.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "speed", module)
-    spec.loader.exec_module(module)
+def here(tmp_path, monkeypatch):
+    """A folder with data, to which the script writes instead of to the repository."""
     synthetic.generate(tmp_path / "data" / "synth", users=80, items=120, seed=3)
     monkeypatch.chdir(tmp_path)
     for name, file in {"RESULTS": "speed.csv", "SWEEP": "sweep.csv", "SAMPLER": "sampler.csv"}.items():
-        monkeypatch.setattr(module, name, tmp_path / file)
+        monkeypatch.setattr(speed, name, tmp_path / file)
     docs = tmp_path / "speed.md"
     docs.write_text((ROOT / "docs" / "speed.md").read_text())
-    monkeypatch.setattr(module, "DOCS", docs)
-    monkeypatch.setattr(module, "README", tmp_path / "none.md")
+    monkeypatch.setattr(speed, "DOCS", docs)
+    monkeypatch.setattr(speed, "README", tmp_path / "none.md")
     # A process of its own would compile and import for seconds; its answer goes through JSON likewise.
-    monkeypatch.setattr(module, "measure", lambda job: json.loads(json.dumps(module.WORKERS[job["engine"]](job))))
-    return module
+    monkeypatch.setattr(speed, "measure", lambda job: json.loads(json.dumps(speed.JOBS[job["engine"]](job))))
+    return tmp_path
 
 
 def rows_of(path):
@@ -44,7 +43,7 @@ def rows_of(path):
         return list(csv.DictReader(stream))
 
 
-def test_the_samplers_take_turns_and_leave_rows_and_a_table(speed, tmp_path):
+def test_the_samplers_take_turns_and_leave_rows_and_a_table(here):
     order = []
     from mml_plugin.engine.sampler import NegativeSampler
 
@@ -63,7 +62,7 @@ def test_the_samplers_take_turns_and_leave_rows_and_a_table(speed, tmp_path):
     turns = [next(calls) for _, calls in groupby(order)]
     assert turns == [(name, epoch) for _ in range(2 * len(CASES)) for epoch in range(3) for name in names]
     batch = load_experiment(ROOT / "config", "MF_tiny_mml").params["batch_size"]
-    rows = rows_of(tmp_path / "sampler.csv")
+    rows = rows_of(here / "sampler.csv")
     assert [(r["kind"], r["negatives"]) for r in rows] == [(name, n) for n in ("3", "5") for name in names]
     for row in rows:
         uniform = next(r for r in rows if r["kind"] == "uniform" and r["negatives"] == row["negatives"])
@@ -74,8 +73,8 @@ def test_the_samplers_take_turns_and_leave_rows_and_a_table(speed, tmp_path):
             assert float(row[times]) == pytest.approx(sum(ratios) / 2, rel=0.02)
         assert int(row["draws"]) == batch * int(row["negatives"])
         assert all(row[key] for key in ("backend", "threads", "processor", "cores", "torch", "commit", "date"))
-    speed.table()
-    text = (tmp_path / "speed.md").read_text()
+    speed.fill_tables()
+    text = (here / "speed.md").read_text()
     made = text[text.index("<!-- sampler:begin -->") : text.index("<!-- sampler:end -->")]
     for row in rows:
         wanted = rf"\| tiny +\| {row['negatives']} +\| {row['kind']} .*\| +{float(row['times_uniform']):.2f}x \|.*x \|"
@@ -84,7 +83,38 @@ def test_the_samplers_take_turns_and_leave_rows_and_a_table(speed, tmp_path):
     assert text[: text.index("<!-- sampler:begin -->")] == committed[: committed.index("<!-- sampler:begin -->")]
 
 
-def test_the_seconds_of_compilation_count_each_moment_once_and_nothing_that_is_compiled_already(speed):
+def test_how_cost_grows_leaves_a_row_per_size(here):
+    for _ in range(2):  # the second time in place of the first
+        speed.sweep("cpu", sizes=[(300, 12_000), (400, 13_000)])
+    rows = rows_of(here / "sweep.csv")
+    assert [(row["items"], row["interactions"], row["users"]) for row in rows] == [
+        ("300", "12000", "1000"),
+        ("400", "13000", "1000"),
+    ]
+    for row in rows:
+        batches = -(-int(row["interactions"]) // 512)
+        assert float(row["epoch_seconds"]) == pytest.approx(batches * float(row["step_ms"]) / 1e3, rel=1e-3)
+        assert float(row["ranking_ms_per_user"]) > 0
+
+
+def test_a_case_is_timed_through_recbox_and_the_fast_engine(here, monkeypatch):
+    """A whole case, with processes left out: the rows that ``times_faster`` and the scaling rest on."""
+    measured, timed = [], speed.measure
+    monkeypatch.setattr(speed, "measure", lambda job: measured.append(timed(job)) or measured[-1])
+    case = speed.Case("MF_tiny_ccl", 3, 200, {"reference": 2})
+    stock, fast = speed.run_case("yelp-ccl-10", case, "cpu", 2, {"recbox", "reference"})
+    assert [result["backend"] for result in measured] == ["", "reference"] * 2
+    ratios = [measured[i]["epoch_seconds"] / measured[i + 1]["epoch_seconds"] for i in (0, 2)]
+    assert fast["times_faster"] == pytest.approx(sum(ratios) / 2)
+    assert (stock["scaled"], stock["rows"], fast["scaled"]) == (True, 200, True)
+    assert fast["rows"] == 2 * load_experiment(ROOT / "config", "MF_tiny_ccl").params["batch_size"]
+    # The median of two is their mean, so the stages of the medians still add up.
+    spent = fast["sampling_seconds"] + fast["optimiser_seconds"] + fast["forward_backward_seconds"]
+    assert spent == pytest.approx(fast["epoch_seconds"])
+    assert stock["full_memory_gb"] > stock["peak_memory_gb"]
+
+
+def test_the_seconds_of_compilation_count_each_moment_once_and_nothing_that_is_compiled_already():
     numba = pytest.importorskip("numba")
 
     @numba.njit
@@ -96,16 +126,16 @@ def test_the_seconds_of_compilation_count_each_moment_once_and_nothing_that_is_c
         return inner(x) * 2
 
     began = time.time()
-    with speed.compiling() as compiled:
+    with compiling() as compiled:
         assert outer(1) == 4
     assert len(compiled) == 1
     assert 0 < compiled[0] <= time.time() - began
-    with speed.compiling() as compiled:
+    with compiling() as compiled:
         outer(1)
     assert compiled == []
 
 
-def test_a_case_says_what_its_first_round_compiled_and_how_much_memory_that_took(speed, tmp_path, monkeypatch):
+def test_a_case_says_what_its_first_round_compiled_and_how_much_memory_that_took(here, monkeypatch):
     caches = []
 
     def measured(job):
@@ -124,7 +154,7 @@ def test_a_case_says_what_its_first_round_compiled_and_how_much_memory_that_took
     assert "cold_peak_memory_gb" not in found["torch"]
 
 
-def test_the_readme_shows_each_cases_newest_pair_and_no_pair_of_different_runs(speed):
+def test_the_readme_shows_each_cases_newest_pair_and_no_pair_of_different_runs():
     def pair(case, date, seconds, commit):
         shared = {"case": case, "expid": case, "negatives": "10", "device": "cpu", "processor": "P" + commit, "gpu": "",
                   "commit": commit, "date": date, "evaluation_seconds": "1", "full_memory_gb": "4"}  # fmt: skip
@@ -136,16 +166,16 @@ def test_the_readme_shows_each_cases_newest_pair_and_no_pair_of_different_runs(s
     old, new = pair("a", "2026-11-02", "8", "x"), pair("a", "2026-11-10", "7", "y")
     alone = pair("b", "2026-11-01", "5", "z")
     # Of two rows of one day the file's later one is the newer.
-    assert speed.short([*pair("a", "2026-11-10", "6", "v"), *new])[1][0][3] == "100.0 s, 7.0 s"
-    assert speed.short([*new, *pair("a", "2026-11-10", "6", "v")])[1][0][3] == "100.0 s, 6.0 s"
+    assert newest([*pair("a", "2026-11-10", "6", "v"), *new])[0][3] == "100.0 s, 7.0 s"
+    assert newest([*new, *pair("a", "2026-11-10", "6", "v")])[0][3] == "100.0 s, 6.0 s"
     without = [row for row in pair("a", "2026-11-20", "1", "w") if row["engine"] == "fast"]
     for rows in ([*old, *new, *alone, *without], [*without, *alone, *new, *old]):
-        cells = speed.short(rows)[1]
+        cells = newest(rows)
         assert [cell[6] for cell in cells] == ["9x", "–"]
         assert [(cell[0], cell[3]) for cell in cells] == [("a", "100.0 s, 7.0 s"), ("b", "100.0 s, 5.0 s")]
 
 
-def test_what_cannot_run_here_is_left_out_with_the_reason(speed, monkeypatch, capsys):
+def test_what_cannot_run_here_is_left_out_with_the_reason(here, monkeypatch, capsys):
     from mml_plugin.engine import backends
 
     def obstacle(info, device):
@@ -156,7 +186,7 @@ def test_what_cannot_run_here_is_left_out_with_the_reason(speed, monkeypatch, ca
     assert capsys.readouterr().out == "  numba is left out: there is none today\n"
 
 
-def test_a_gpu_that_is_not_there_is_said_before_anything_runs(speed, monkeypatch, capsys):
+def test_a_gpu_that_is_not_there_is_said_before_anything_runs(here, monkeypatch, capsys):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

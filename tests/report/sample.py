@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 from mml_plugin.report.rows import Row, Rows
 
@@ -73,11 +70,3 @@ def suite_of(folder: Path, name: str, *rows: Row) -> Rows:
     )
     made.save(folder / f"suite_{name}")
     return made
-
-
-def script(name: str) -> ModuleType:
-    """A script of benchmarks/ as a module."""
-    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", ROOT / "benchmarks" / f"{name}.py")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -1,14 +1,21 @@
-"""What is committed under benchmarks/reports is what the committed rows give."""
+"""What is committed under benchmarks/reports, and in tables elsewhere, is what the committed rows give."""
 
 from __future__ import annotations
 
 import re
 import shutil
 
+import findings
+import matrix
 import pytest
+import report
+import speed
+from marks import written
+from speed_jobs import tables
+from speed_jobs.rows import read
 
 from mml_plugin.report.pool import Pool
-from tests.report.sample import ROOT, script
+from tests.report.sample import ROOT
 
 REPORTS = ROOT / "benchmarks" / "reports"
 
@@ -27,7 +34,7 @@ def test_every_committed_report_was_opened_in_a_browser():
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in REPORTS.glob("*/report.md")))
 def test_committed_reports_come_from_committed_rows(name, tmp_path):
-    made = script("report").write(ROOT / "benchmarks" / "suites" / f"{name}.yaml", reports=tmp_path)
+    made = report.write(ROOT / "benchmarks" / "suites" / f"{name}.yaml", reports=tmp_path)
     for file in ("report.md", "report.csv"):
         committed = REPORTS / name / file
         assert (made / file).exists() == committed.exists()
@@ -40,15 +47,23 @@ def test_committed_reports_come_from_committed_rows(name, tmp_path):
 
 
 def test_committed_findings_come_from_committed_rows():
-    findings = script("findings")
     assert findings.findings(Pool(findings.RESULTS)) == (REPORTS / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_readmes_findings_come_from_committed_rows():
-    findings = script("findings")
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = text[text.index(findings.BEGIN) + len(findings.BEGIN) : text.index(findings.END)]
-    assert block.strip("\n") == findings.readme_table(Pool(findings.RESULTS))
+    assert written(ROOT / "README.md", "findings") == findings.readme_table(Pool(findings.RESULTS))
+
+
+def test_the_tables_of_speed_come_from_committed_rows():
+    rows = read(speed.RESULTS)
+    assert written(ROOT / "README.md", "speed") == tables.readme_table(rows)
+    assert written(speed.DOCS, "cases") == tables.every_case(rows, list(speed.CASES))
+    assert written(speed.DOCS, "sweep") == tables.growth_table(read(speed.SWEEP))
+    assert written(speed.DOCS, "sampler") == tables.sampler_table(read(speed.SAMPLER))
+
+
+def test_the_readmes_matrix_comes_from_committed_rows():
+    assert written(ROOT / "README.md", "matrix") == matrix.table(read(matrix.RESULTS))
 
 
 def test_every_suite_with_rows_has_its_report():

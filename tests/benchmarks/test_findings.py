@@ -6,19 +6,22 @@ import re
 from pathlib import Path
 
 import pytest
+from findings import findings
+from findings_page.claims import on_par
+from findings_page.margins_or_weight import ablation
+from findings_page.negatives_and_epochs import by_negatives
 
 from mml_plugin.report.pool import Pool
 from mml_plugin.report.rows import Rows
-from tests.report.sample import ROOT, cell, history, sample, script, suite_of, value
+from tests.report.sample import ROOT, cell, history, sample, suite_of, value
 
 
 def test_the_page_says_its_rule_of_parity():
-    text, _ = script("findings")._parity(Pool(ROOT / "nowhere"))
+    text, _ = on_par(Pool(ROOT / "nowhere"))
     assert "with 3 seeds or more the paired t interval over seeds too; **undecided**" in text
 
 
 def test_findings_read_the_gains_off_the_rows(tmp_path):
-    findings = script("findings")
     rows = sample(labels=("CCL", "MML"))
     for row in rows.cells:
         row["expid"] = f"MF_yelp_{row['label'].lower()}"
@@ -32,12 +35,11 @@ def test_findings_read_the_gains_off_the_rows(tmp_path):
     assert gain.percent == pytest.approx(100 * (mml / ccl - 1))
     assert gain.low == pytest.approx(100 * 0.002 / ccl)
     assert gain.seeds == 5
-    page = findings.findings(pool)
+    page = findings(pool)
     assert f"{gain.percent:+.2f} % (users: {gain.low:+.2f} to {gain.high:+.2f} %; 5 seeds: sd {gain.sd:.2f} %)" in page
 
 
 def test_older_settings_of_an_experiment_are_left_out_and_named(tmp_path):
-    findings = script("findings")
     for name, seed, setting, date, reached in (
         ("a", 1, "old", "2026-11-01", "0.01"),
         ("b", 2, "new", "2026-11-02", "0.09"),
@@ -46,17 +48,16 @@ def test_older_settings_of_an_experiment_are_left_out_and_named(tmp_path):
     pool = Pool(tmp_path)
     assert pool.line("MF_yelp_ccl").values("Recall(k=20)") == [0.09]
     said = "Left out, because newer rows of theirs have other settings or data: MF_yelp_ccl paper fast."
-    assert said in findings.findings(pool)
+    assert said in findings(pool)
 
 
 def test_runs_without_their_epochs_do_not_take_the_page_down(tmp_path):
-    findings = script("findings")
     timed = [
         {**cell(loss, 1), "expid": f"MF_yelp_{loss.lower()}", "settings": "epochs=5", "cell": f"timed {loss}"}
         for loss in ("CCL", "MML")
     ]
     Rows([cell("CCL", 1), *timed]).save(tmp_path / "suite_x")
-    page = findings.findings(Pool(tmp_path))
+    page = findings(Pool(tmp_path))
     lines = [
         line for line in page.splitlines() if line.startswith(("| MF, Yelp2018, CCL ", "| Yelp2018, 100 negatives "))
     ]
@@ -85,7 +86,6 @@ def test_every_comparison_of_the_page_is_made_by_a_suite():
 
 
 def test_an_unfinished_ablation_concludes_nothing(tmp_path):
-    findings = script("findings")
     rows = [
         {
             **cell(loss, 1, protocol="held-out"),
@@ -97,17 +97,15 @@ def test_an_unfinished_ablation_concludes_nothing(tmp_path):
         for number in range(2)
     ]
     suite_of(tmp_path, "ablation", *rows)
-    assert "several margins buy" in findings.ablation(Pool(tmp_path))
+    assert "several margins buy" in ablation(Pool(tmp_path))
     rows[0]["state"] = "missing"
     suite_of(tmp_path, "ablation", *rows)
-    text = findings.ablation(Pool(tmp_path))
+    text = ablation(Pool(tmp_path))
     assert "unfinished, only 1 of 2 cells of single margin and 2 of 2 cells of several margins" in text
     assert "buy" not in text
 
 
 def test_the_ablation_says_what_the_published_settings_reach_and_what_tuning_gained(tmp_path):
-    findings = script("findings")
-
     def row(loss, family, number, **more):
         return {**cell(loss, 1, protocol="held-out"), "family": family, "label": f"{family} {number}",
                 "cell": f"{loss}{number}", **more}  # fmt: skip
@@ -117,18 +115,18 @@ def test_the_ablation_says_what_the_published_settings_reach_and_what_tuning_gai
     rows = [row("CCL", "single margin", 0, **published), row("CCL", "single margin", 1, **tuned),
             row("MML", "several margins", 0, settings="neg_weight=1")]  # fmt: skip
     suite_of(tmp_path, "ablation", *rows)
-    text = findings.ablation(Pool(tmp_path))
+    text = ablation(Pool(tmp_path))
     assert "published settings on the same split: CCL 0.0500 / 0.0400 (Recall@20 / NDCG@20, test)." in text
     assert "Re-tuning alone gives CCL +25.00 % / +25.00 %." in text
     # The seeds that both have are compared, and what was measured on other data is not spoken of.
     further = row("CCL", "single margin", 1, **{**tuned, "seed": "2", "cell": "more", "Recall(k=20)": "0.9"})
     suite_of(tmp_path, "ablation", *rows, further)
-    assert "Re-tuning alone gives CCL +25.00 % / +25.00 %." in findings.ablation(Pool(tmp_path))
+    assert "Re-tuning alone gives CCL +25.00 % / +25.00 %." in ablation(Pool(tmp_path))
     rows[0]["state"] = "outdated"
     suite_of(tmp_path, "ablation", *rows)
-    assert "published" not in findings.ablation(Pool(tmp_path))
+    assert "published" not in ablation(Pool(tmp_path))
     suite_of(tmp_path, "ablation", *rows[1:])
-    assert "published" not in findings.ablation(Pool(tmp_path))
+    assert "published" not in ablation(Pool(tmp_path))
 
 
 def test_losses_are_held_side_by_side_at_each_number_of_negatives(tmp_path):
@@ -139,7 +137,7 @@ def test_losses_are_held_side_by_side_at_each_number_of_negatives(tmp_path):
         for (loss, count), value in reached.items()
     ]  # fmt: skip
     suite_of(tmp_path, "figure3", *rows)
-    text = script("findings").by_negatives(Pool(tmp_path))
+    text = by_negatives(Pool(tmp_path))
     tables = [[re.split(r" *\| *", line)[1:-1] for line in table.splitlines()] for table in text.split("\n\n")]
     values, same, fewer = ([line[1:] for line in table if line[0] == "Yelp2018, Recall@20"] for table in tables)
     assert values == [["CCL", "0.0400", "0.0800"], ["MML", "0.0500", "0.0600"], ["BSL", "not run yet", "0.0700"]]

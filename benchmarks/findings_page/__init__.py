@@ -1,0 +1,1 @@
+"""The page that benchmarks/findings.py writes, a module per subject."""

@@ -1,0 +1,69 @@
+"""The losses by number of negatives, and after their first 20 epochs."""
+
+from __future__ import annotations
+
+from findings_page.paper import DATASETS
+from findings_page.words import value_of
+from mml_plugin.report.comparison import METRICS, Line, shared_seeds
+from mml_plugin.report.pool import Pool
+from mml_plugin.report.table import markdown_table
+from mml_plugin.report.words import NOT_RUN, short
+
+NEGATIVES = (10, 50, 100, 200, 400, 800)
+LOSSES = ("CCL", "MML", "BSL")
+FIRST = "epochs=20"
+
+
+def by_negatives(pool: Pool) -> str:
+    """CCL, BSL and MML by number of negatives; MML against CCL with as many, and with fewer than 100 against 100."""
+    counts = [n for n in NEGATIVES if any(pool.line(_expid(d, loss, n)) for d in DATASETS for loss in LOSSES)]
+    if not counts:
+        return NOT_RUN.capitalize() + "."
+    fewer = [count for count in counts if count < 100]
+    values, equal, against_100 = [], [], []
+    for data, dataset in DATASETS.items():
+        for metric in METRICS:
+            what = f"{dataset}, {short(metric)}"
+            for loss in LOSSES:
+                values.append([what, loss, *(value_of(pool.line(_expid(data, loss, n)), metric) for n in counts)])
+            equal.append([what, *(_mml_to_ccl(pool, data, n, n, metric) for n in counts)])
+            against_100.append([what, *(_mml_to_ccl(pool, data, n, 100, metric) for n in fewer)])
+    tables = (
+        markdown_table(["MF", "", *map(str, counts)], values, left=2),
+        markdown_table(["MML to CCL with as many", *map(str, counts)], equal),
+        markdown_table(["to CCL with 100 negatives", *(f"MML with {count}" for count in fewer)], against_100),
+    )
+    return "\n\n".join(tables)
+
+
+def _expid(data: str, loss: str, count: int) -> str:
+    return f"MF_{data}_{loss.lower()}" + ("" if count == 100 else f"_n{count}")
+
+
+def _mml_to_ccl(pool: Pool, data: str, of_mml: int, of_ccl: int, metric: str) -> str:
+    """What MML gains over CCL, each with its number of negatives."""
+    return pool.gain(_expid(data, "CCL", of_ccl), _expid(data, "MML", of_mml), metric).words()
+
+
+def first_epochs(pool: Pool) -> str:
+    """CCL, BSL and MML after the suite first20's 20 epochs."""
+    lines = []
+    for name, ccl, mml in first_settings(pool):
+        bsl = pool.line(ccl.first["expid"].replace("_ccl", "_bsl"), settings=FIRST)
+        for metric in METRICS:
+            values = [value_of(side, metric) for side in (ccl, mml, bsl)]
+            lines.append([name, short(metric), *values, pool.gain_of(ccl, mml, metric).words()])
+    if not lines:
+        return NOT_RUN.capitalize() + "."
+    return markdown_table(["after 20 epochs", "metric", "CCL", "MML", "BSL", "MML to CCL"], lines, left=2)
+
+
+def first_settings(pool: Pool) -> list[tuple[str, Line, Line]]:
+    """(name, CCL, MML) of what both have been trained on for 20 epochs."""
+    found = []
+    for name, dataset in DATASETS.items():
+        for negatives, suffix in ((10, "_n10"), (100, "")):
+            ccl, mml = (pool.line(f"MF_{name}_{loss}{suffix}", settings=FIRST) for loss in ("ccl", "mml"))
+            if ccl is not None and mml is not None and shared_seeds(ccl, mml):
+                found.append((f"MF, {dataset}, {negatives} negatives", ccl, mml))
+    return found

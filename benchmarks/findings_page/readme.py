@@ -1,0 +1,68 @@
+"""The README's short tables."""
+
+from __future__ import annotations
+
+from findings_page.margins_or_weight import readme_ablation
+from findings_page.negatives_and_epochs import first_settings
+from findings_page.paper import COLUMNS, DATASETS, FOLDERS, gains_at_10, gains_at_100, printed
+from findings_page.words import both_metrics
+from mml_plugin.report.comparison import METRICS, Line
+from mml_plugin.report.pool import Pool
+from mml_plugin.report.table import markdown_table
+from mml_plugin.report.words import signed
+
+SHOWN = (("MF", "CCL"), ("MF", "BSL"), ("MF", "MML"), ("SimpleX", "CCL"), ("SimpleX", "MML"))
+
+
+def readme_table(pool: Pool) -> str:
+    """The short tables of the README: paper and here, value by value, then MML against CCL."""
+    parts = [_values(pool), _gains(pool), readme_ablation(pool), _early(pool)]
+    parts.append(
+        "The fast engine, selected on test as the paper selects, where it does not say held-out (selected on "
+        "validation, measured on test); in brackets the 95 % interval over users and how many seeds. "
+        "[All findings](benchmarks/reports/README.md)"
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def _values(pool: Pool) -> str:
+    table2 = [row for row in printed("table2_models") if row["early_stop"] == "no"]
+    of_paper = {(r["model"], r["dataset"], r["loss"]): r for r in [*printed("table4_losses"), *table2]}
+    lines = []
+    for model, loss in SHOWN:
+        cells = [f"{model} + {loss}"]
+        for data, folder in FOLDERS.items():
+            row = of_paper[model, folder, loss]
+            cells.append(" / ".join(row[column] for column in COLUMNS))
+            cells.append(both_metrics(pool.line(f"{model}_{data}_{loss.lower()}")))
+        lines.append(cells)
+    header = ["Recall@20 / NDCG@20", *(cell for name in DATASETS.values() for cell in (f"{name}: paper", "here"))]
+    return markdown_table(header, lines)
+
+
+def _gains(pool: Pool) -> str:
+    """MML over CCL at 100 and at 10 negatives, of what has been run."""
+    lines = []
+    for at, comparisons in ((100, gains_at_100()), (10, gains_at_10())):
+        for name, first, second, claims in comparisons:
+            gains = [pool.gain(first, second, metric) for metric in METRICS]
+            if gains[0].percent is not None:
+                cells = (cell for gain, claimed in zip(gains, claims) for cell in (signed(claimed), gain.words()))
+                lines.append([f"{name}, {at} negatives", *cells])
+    header = ["MML over CCL", "Recall@20, paper", "here", "NDCG@20, paper", "here"]
+    return markdown_table(header, lines) if lines else ""
+
+
+def _early(pool: Pool) -> str:
+    """What is cut after 20 epochs and has no whole runs yet."""
+    lines = [
+        [name, both_metrics(ccl), both_metrics(mml), pool.gain_of(ccl, mml, METRICS[0]).words()]
+        for name, ccl, mml in first_settings(pool)
+        if not _has_whole_runs(pool, ccl, mml)
+    ]
+    header = ["cut after 20 epochs, Recall@20 / NDCG@20", "CCL", "MML", "MML to CCL, Recall@20"]
+    return markdown_table(header, lines) if lines else ""
+
+
+def _has_whole_runs(pool: Pool, ccl: Line, mml: Line) -> bool:
+    return pool.gain(ccl.first["expid"], mml.first["expid"], METRICS[0]).percent is not None

@@ -1,0 +1,31 @@
+"""Words that the sections of the page share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mml_plugin.report.comparison import METRICS, Line
+from mml_plugin.report.table import markdown_table
+from mml_plugin.report.words import NOT_MEASURED, NOT_RUN, rounded
+
+EPOCHS_LOST = "its epochs are not kept"
+Section = tuple[str, list[str]]  # a claim's text, and the verdict of each row of its table
+
+
+def judged(header: Sequence[str], lines: Sequence[Sequence[str]], note: str = "", left: int = 1) -> Section:
+    """A table whose last column is the verdict, with a note below it."""
+    table = markdown_table(header, lines, left=left)
+    return f"{table}\n\n{note}".strip(), [line[-1] for line in lines]
+
+
+def value_of(line: Line | None, metric: str) -> str:
+    """A metric's mean over seeds; in words where there is none."""
+    if line is None:
+        return NOT_RUN
+    mean = line.mean(metric)
+    return NOT_MEASURED if mean is None else rounded(mean)
+
+
+def both_metrics(line: Line | None) -> str:
+    """``0.0674 / 0.0556``."""
+    return NOT_RUN if line is None else " / ".join(value_of(line, metric) for metric in METRICS)

@@ -1,0 +1,38 @@
+"""Pages with parts that a script writes, between ``<!-- name:begin -->`` and ``<!-- name:end -->``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mml_plugin.files import atomic_write
+
+
+def fill(path: Path, parts: Mapping[str, str]) -> None:
+    """Put each text between the marks of its name; the rest of the page stays.
+
+    Raises:
+        ValueError: when the page lacks a mark; it is left as it is.
+    """
+    page = path.read_text(encoding="utf-8")
+    for name, text in parts.items():
+        begin, end = _bounds(page, name)
+        page = f"{page[:begin]}\n{text}\n{page[end:]}"
+    with atomic_write(path) as stream:
+        stream.write(page)
+
+
+def written(path: Path, name: str) -> str:
+    """What stands between the marks of a name.
+
+    Raises:
+        ValueError: when the page lacks a mark.
+    """
+    page = path.read_text(encoding="utf-8")
+    begin, end = _bounds(page, name)
+    return page[begin:end].strip("\n")
+
+
+def _bounds(page: str, name: str) -> tuple[int, int]:
+    begin = f"<!-- {name}:begin -->"
+    return page.index(begin) + len(begin), page.index(f"<!-- {name}:end -->")

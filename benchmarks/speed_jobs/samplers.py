@@ -1,0 +1,58 @@
+"""What popularity and exclusion add to a draw and to a step."""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+from typing import Any
+
+from speed_jobs.trainer import build, epochs_of, seconds_of_epoch, synchronise
+
+SAMPLERS = {"uniform": [], "popularity": ["popularity_alpha=0.75"], "excluding": ["ignore_pos_items=True"]}
+Turns = list[tuple[float, float]]
+
+
+def samplers(job: dict[str, Any]) -> dict[str, Any]:
+    """Nanoseconds per draw and milliseconds per step of each kind of sampler, which take turns on the same rows."""
+    import torch
+
+    trainers = {kind: build({**job, "set": changes}) for kind, changes in SAMPLERS.items()}
+    first = trainers["uniform"]
+    batches = min(job["batches"], first.batches_per_epoch)
+    draws = min(first.settings.batch_size * batches, len(first.data.users)) * job["negatives"]
+    found: dict[str, Turns] = {kind: [] for kind in trainers}
+    for epoch in range(1 + job["rounds"]):
+        order = first.backend.shuffled(len(first.data.users), 1, epoch, first.device)
+        order = order.split(first.settings.batch_size)[:batches]
+        for kind, trainer in trainers.items():
+            per_draw = _drawing(trainer, order, epoch, job) / draws * 1e9
+            with epochs_of(trainer, batches):
+                found[kind].append((per_draw, seconds_of_epoch(trainer, epoch, job) / batches * 1e3))
+    # The first round compiles and warms up.
+    rows = [_row(kind, turns[1:], found["uniform"][1:]) for kind, turns in found.items()]
+    return {"draws": draws, "threads": torch.get_num_threads(), "backend": first.backend.name, "rows": rows}
+
+
+def _drawing(trainer: Any, order: Any, epoch: int, job: dict[str, Any]) -> float:
+    """Seconds of drawing an epoch's negatives."""
+    synchronise(job)
+    began = time.perf_counter()
+    for rows in order:
+        positive = trainer.data.item_ids[trainer.data.items[rows]]
+        trainer.sampler.index(epoch, rows, trainer.data.users[rows], positive, job["negatives"])
+    synchronise(job)
+    return time.perf_counter() - began
+
+
+def _row(kind: str, own: Turns, uniform: Turns) -> dict[str, Any]:
+    """Medians over the rounds, and of the ratios to the uniform sampler round by round."""
+    (draw, step), (usual_draw, usual_step) = (list(zip(*turns)) for turns in (own, uniform))
+    return {
+        "kind": kind,
+        "ns_per_draw": median(draw),
+        "step_ms": median(step),
+        "times_uniform": median(a / b for a, b in zip(draw, usual_draw)),
+        "times_uniform_step": median(a / b for a, b in zip(step, usual_step)),
+        "ns_per_draw_all": " ".join(f"{value:.3f}" for value in draw),
+        "step_ms_all": " ".join(f"{value:.3f}" for value in step),
+    }
