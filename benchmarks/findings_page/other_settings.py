@@ -8,7 +8,7 @@ from mml_plugin.report.comparison import METRICS, Line, paper_row, shared_seeds
 from mml_plugin.report.pool import Pool
 from mml_plugin.report.rows import Row
 from mml_plugin.report.table import markdown_table
-from mml_plugin.report.words import NOT_RUN, with_sd
+from mml_plugin.report.words import NOT_RUN, short, with_sd
 
 
 def held_out(pool: Pool) -> str:
@@ -31,6 +31,21 @@ def _held_out_cells(pool: Pool, data: str, loss: str, line: Line | None) -> list
         gain = pool.gain(f"MF_{data}_ccl", f"MF_{data}_{loss.lower()}", metric, "held-out")
         cells.append("" if loss == "CCL" else gain.words())
     return cells
+
+
+def plateau(pool: Pool) -> str:
+    """CCL and MML at a constant learning rate and with the plateau schedule."""
+    lines = []
+    for model in ("MF", "SimpleX"):
+        for data, dataset in DATASETS.items():
+            ccl, mml = (f"{model}_{data}_{loss}" for loss in ("ccl", "mml"))
+            names = (ccl, f"{ccl}_plateau", mml, f"{mml}_plateau")
+            for metric in METRICS:
+                values = [value_of(pool.line(name), metric) for name in names]
+                gain = pool.gain(f"{ccl}_plateau", f"{mml}_plateau", metric).words()
+                lines.append([f"{model}, {dataset}", short(metric), *values, gain])
+    header = ["100 negatives", "metric", "CCL", "CCL, plateau", "MML", "MML, plateau", "MML to CCL, both plateau"]
+    return markdown_table(header, lines, left=2)
 
 
 def anchors(pool: Pool) -> str:

@@ -10,6 +10,7 @@ from findings import findings
 from findings_page.claims import on_par
 from findings_page.margins_or_weight import ablation
 from findings_page.negatives_and_epochs import by_negatives
+from findings_page.other_settings import plateau
 
 from mml_plugin.report.pool import Pool
 from mml_plugin.report.rows import Rows
@@ -69,7 +70,7 @@ def test_every_comparison_of_the_page_is_made_by_a_suite():
     from mml_plugin.experiment.suite import make_cells, read_suite
 
     made = set()
-    for name in ("table2", "table4", "figure3", "parity"):
+    for name in ("table2", "table4", "figure3", "parity", "plateau"):
         firsts = {}
         for made_cell in make_cells(
             read_suite(ROOT / "benchmarks" / "suites" / f"{name}.yaml"), ROOT / "config", Path("x")
@@ -78,6 +79,7 @@ def test_every_comparison_of_the_page_is_made_by_a_suite():
             made.add(frozenset((first, made_cell.request.expid)))
     for data in ("yelp", "gowalla"):
         for first, second in (
+            *((f"{m}_{data}_ccl_plateau", f"{m}_{data}_mml_plateau") for m in ("MF", "SimpleX")),
             (f"MF_{data}_ccl", f"MF_{data}_mml"), (f"SimpleX_{data}_ccl", f"SimpleX_{data}_mml"),
             (f"MF_{data}_ccl_n10", f"MF_{data}_mml_n10"), (f"MF_{data}_bsl", f"MF_{data}_mml"),
             (f"MF_{data}_bslnative", f"MF_{data}_mml"),
@@ -143,3 +145,16 @@ def test_losses_are_held_side_by_side_at_each_number_of_negatives(tmp_path):
     assert values == [["CCL", "0.0400", "0.0800"], ["MML", "0.0500", "0.0600"], ["BSL", "not run yet", "0.0700"]]
     assert same == [["+25.00 % (1 seed)", "-25.00 % (1 seed)"]]
     assert fewer == [["-37.50 % (1 seed)"]]
+
+
+def test_the_schedule_stands_beside_the_constant_learning_rate(tmp_path):
+    reached = {"ccl": "0.04", "ccl_plateau": "0.05", "mml": "0.06", "mml_plateau": "0.055"}
+    rows = [
+        {**cell("CCL", 1), "expid": f"MF_gowalla_{name}", "cell": name, "Recall(k=20)": value}
+        for name, value in reached.items()
+    ]
+    suite_of(tmp_path, "plateau", *rows)
+    lines = [re.split(r" *\| *", line)[1:-1] for line in plateau(Pool(tmp_path)).splitlines()]
+    found = next(line for line in lines if line[:2] == ["MF, Gowalla", "Recall@20"])
+    assert found[2:] == ["0.0400", "0.0500", "0.0600", "0.0550", "+10.00 % (1 seed)"]
+    assert next(line for line in lines if line[0] == "MF, Yelp2018")[2:] == ["not run yet"] * 5
