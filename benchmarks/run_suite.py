@@ -126,9 +126,12 @@ def run_suite(options: argparse.Namespace) -> int:
     collector = Collector(
         stem, merged(whole, cells), hide=ROOT, screened=screened, waiting=waiting, fingerprint=data_of
     )
+    # Seconds of another machine are no part of a suite of times.
+    others = [] if suite.kind == "time" else stems_in(options.results)
+    if options.new:
+        collector.adopt(others)
     outcomes = work(without_rows(asked, stem) if options.new else asked, collector, options)
-    if suite.kind != "time":  # seconds of another machine are no part of such a suite
-        collector.adopt(stems_in(options.results))
+    collector.adopt(others)
     collector.add_bootstraps()
     for name in behind(stem, stems_in(options.results)):
         print(f"suite {name} has an older training of an experiment of this one: run_suite.py {name} --collect")

@@ -95,7 +95,7 @@ class Collector:
         return rows
 
     def adopt(self, stems: Iterable[Path]) -> Rows:
-        """Let newer trainings of the same experiments, which other suites' rows have, take the place of this suite's.
+        """Take over what other suites' rows have of this suite's cells: newer trainings, and those it lacks.
 
         What stands in several suites is to have the same numbers in all of them; trained again, on another machine or
         with other threads, it ends in other last digits.
@@ -107,19 +107,28 @@ class Collector:
         described = self._described
         with self._lock:
             rows = Rows.load(self.stem)
-            known, epochs = {row["cell"]: row for row in rows.cells}, rows.epochs()
+            epochs = rows.epochs()
+            known = {row["cell"]: row for row in self._ordered({row["cell"]: row for row in rows.cells})}
             for name, row in known.items():
-                if not measured(row) or _trained(row) not in newest:
+                theirs, history = newest.get(self._wanted(row), (None, []))
+                if theirs is None:
                     continue
-                theirs, history = newest[_trained(row)]
-                if theirs["date"] > row["date"]:
+                date = row["date"] if measured(row) else ""
+                if theirs["date"] > date:
                     taken = {key: value for key, value in theirs.items() if key not in described}
                     known[name] = {**row, **taken, "error": ""}
                     epochs[name] = []
-                if theirs["date"] >= row["date"] and len(history) > len(epochs.get(name, [])):
+                if theirs["date"] >= date and len(history) > len(epochs.get(name, [])):
                     epochs[name] = [{**epoch, "cell": name} for epoch in history]
             self._put(rows, known, epochs)
         return rows
+
+    def _wanted(self, row: Row) -> tuple[str, ...]:
+        """What has been trained for a row, or is to be; nothing of data that are not here or where a screen says no."""
+        if measured(row):
+            return _trained(row)
+        data = self._data.get(_settings(row), "") if row["state"] in (MISSING, ELSEWHERE, FAILED) else ""
+        return _trained({**row, "data_fingerprint": data}) if data else ()
 
     def _put(self, rows: Rows, known: dict[str, Row], epochs: Mapping[str, list[Row]]) -> None:
         """Order the rows and write them. To be called under the lock."""

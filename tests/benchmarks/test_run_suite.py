@@ -110,6 +110,21 @@ def test_new_cells_are_those_without_a_row_whatever_became_of_the_run_folder(scr
     assert "kept" not in capsys.readouterr().out
 
 
+def test_new_cells_are_not_those_that_another_suite_has_rows_of(script, home, capsys):
+    two = f"thresholds: [0.5, 0.7]{SUITE}"
+    (home / "two.yaml").write_text(two)
+    (home / "one.yaml").write_text(two.replace("    - {expid: MF_tiny_mml, label: MML}\n", ""))
+    (cell,) = make_cells(read_suite(home / "one.yaml"), ROOT / "config", Path("runs"))
+    Runner(Path("logs"), isolated=False, say=lambda text: None).run([cell])
+    assert script.main(["one.yaml", "--collect", "--no-report", *WHERE]) == 0
+    shutil.rmtree(home / "runs")
+    assert script.main(["two.yaml", "--new", "--no-report", *WHERE]) == 0
+    assert [folder.parent.parent.name for folder in (home / "runs").glob("*/*/result.json")] == ["MF_tiny_mml"]
+    theirs, rows = (Rows.load(home / "results" / f"suite_{name}") for name in ("one", "two"))
+    assert [row["state"] for row in rows.cells] == ["done", "done"]
+    assert rows.cells[0] == theirs.cells[0]
+
+
 def test_more_seeds_of_the_chosen_cells_alone(script, home):
     suite = """
 title: Tuned

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mml_plugin.data import synthetic
+from mml_plugin.data.interactions import load
 from mml_plugin.errors import UserError
 from mml_plugin.experiment import kept_users
-from mml_plugin.experiment.cells import DONE, FAILED, Outcome, Runner
-from mml_plugin.experiment.collect import Collector, behind, rebinned
+from mml_plugin.experiment.cells import DONE, FAILED, MISSING, Outcome, Runner
+from mml_plugin.experiment.collect import SCREENED_OUT, Collector, behind, rebinned
 from mml_plugin.experiment.config import load_experiment
 from mml_plugin.experiment.run import RunRequest, run
 from mml_plugin.experiment.run_folder import History, band_column, history_thresholds
@@ -416,6 +417,33 @@ def test_a_newer_training_of_a_run_stands_in_every_suite_that_has_it(home, caplo
     paths[0].write_bytes(of_the_first)
 
 
+def test_a_suite_takes_over_what_it_lacks_and_another_has(home):
+    def fingerprint(cell):
+        return load(Path(cell.experiment.params["train_data"]).parent).fingerprint
+
+    theirs = collected(cells_of("MF_tiny_ccl", seeds=[1]), "lacking/suite_a")
+    mine = cells_of({"expid": "MF_tiny_ccl", "label": "the same"}, seeds=[1, 2])
+    of_these = Collector(Path("results/lacking/suite_b"), mine, fingerprint=fingerprint)
+    assert of_these.adopt([]).cells == of_these.judged().cells
+    assert [row["state"] for row in of_these.judged().cells] == [MISSING, MISSING]
+    rows = of_these.adopt([theirs.stem])
+    taken = rows_module.Rows.load(theirs.stem)
+    assert rows.cells[0] == {**taken.cells[0], "label": "the same"}
+    assert (rows.cells[0]["state"], rows.cells[1]["state"]) == (DONE, MISSING)
+    assert rows.history == taken.history
+    # A failed cell is filled likewise; what was measured on other data, or on data that cannot be read, is not.
+    failed = Collector(Path("results/lacking/suite_c"), mine, fingerprint=fingerprint)
+    failed.update([Outcome(mine[0], FAILED, "it fell over")])
+    assert [(row["state"], row["error"]) for row in failed.adopt([theirs.stem]).cells] == [(DONE, ""), (MISSING, "")]
+    for name, data in (("d", "0" * 16), ("e", "")):
+        other = Collector(Path(f"results/lacking/suite_{name}"), mine, fingerprint=lambda cell, data=data: data)
+        assert [row["state"] for row in other.adopt([theirs.stem]).cells] == [MISSING, MISSING]
+    # Nor what a screen leaves out.
+    out = {(cell.group, cell.label): "not among the best" for cell in mine}
+    screened = Collector(Path("results/lacking/suite_f"), mine, screened=out, fingerprint=fingerprint)
+    assert {row["state"] for row in screened.adopt([theirs.stem]).cells} == {SCREENED_OUT}
+
+
 def test_users_of_a_newer_training_outlive_an_older_run_folder(home):
     """Kept beside the rows by another machine, they are what the adopted row is compared by."""
     import pyarrow.parquet as pq
@@ -458,7 +486,6 @@ def test_a_history_that_one_suite_lost_comes_back_from_another(home):
 
 def test_held_out_training_never_sees_test(home, monkeypatch):
     """Whatever stands in the test split, every epoch's loss, validation and chosen epoch are the same."""
-    from mml_plugin.data.interactions import load
     from mml_plugin.data.store import store
 
     data = load(home / "data" / "synth")
