@@ -48,8 +48,8 @@ def findings(pool: Pool) -> str:
         held_out(pool),
         "## With the plateau schedule",
         "As RecZoo trains: at every epoch that does not improve the metric it watches the learning rate is cut tenfold "
-        "and the best weights are put back; the third such epoch in a row ends the training. The paper switched both "
-        "off. Selected on test.",
+        "and the best weights are put back; the third such epoch in a row ends the training. In the paper the "
+        "schedule is off, and its whole runs do not stop early. Selected on test.",
         plateau(pool),
         "## Public anchors",
         "**Other settings than the paper's** (800 to 2000 negatives, other schedules), so not comparable with the "

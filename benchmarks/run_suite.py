@@ -20,18 +20,11 @@ import report as reports
 from mml_plugin.data.interactions import load
 from mml_plugin.devices import resolve_device
 from mml_plugin.errors import UserError
+from mml_plugin.experiment.cell_rows import FINGERPRINT, SCREENED_OUT, WAITING, description, measured
 from mml_plugin.experiment.cells import DONE, MISSING, Matcher, Outcome, Runner
-from mml_plugin.experiment.collect import (
-    FINGERPRINT,
-    SCREENED_OUT,
-    WAITING,
-    Collector,
-    behind,
-    description,
-    measured,
-    slim,
-)
+from mml_plugin.experiment.collect import Collector, slim
 from mml_plugin.experiment.screening import check_screen, screen
+from mml_plugin.experiment.shared_trainings import behind
 from mml_plugin.experiment.suite import Cell, Suite, make_cells, read_suite
 from mml_plugin.report.comparison import groups_of
 from mml_plugin.report.families import cells_with_result
@@ -105,12 +98,15 @@ def run_suite(options: argparse.Namespace) -> int:
     cells = make_cells(suite, options.config, options.runs, options.gpu, _seeds(options.seeds), where=str(path))
     # The report's holes are the whole suite's, whatever part of it is run now.
     whole = cells if options.seeds is None else make_cells(suite, options.config, options.runs, options.gpu)
+    # Seconds of another machine are no part of a suite of times.
+    others = [] if suite.kind == "time" else stems_in(options.results)
     if options.chosen:
-        cells = standing(cells, Collector(stem, cells, fingerprint=data_of).judged())
+        cells = standing(cells, Collector(stem, cells, fingerprint=data_of).judged(others))
     screened, waiting = screening_of(suite, path, merged(whole, cells), options)
     if options.list:
         states = {**dict.fromkeys(waiting, WAITING), **dict.fromkeys(screened, SCREENED_OUT)}
-        list_cells(cells, without_rows(cells, stem), states)
+        rows = Collector(stem, cells, screened=screened, waiting=waiting, fingerprint=data_of).judged(others)
+        list_cells(cells, without_rows(cells, rows), states)
         return 0
     named = chosen(cells, options.only)
     asked = [
@@ -126,15 +122,13 @@ def run_suite(options: argparse.Namespace) -> int:
     collector = Collector(
         stem, merged(whole, cells), hide=ROOT, screened=screened, waiting=waiting, fingerprint=data_of
     )
-    # Seconds of another machine are no part of a suite of times.
-    others = [] if suite.kind == "time" else stems_in(options.results)
-    if options.new:
-        collector.adopt(others)
-    outcomes = work(without_rows(asked, stem) if options.new else asked, collector, options)
+    outcomes = work(without_rows(asked, collector.judged(others)) if options.new else asked, collector, options)
     collector.adopt(others)
     collector.add_bootstraps()
     for name in behind(stem, stems_in(options.results)):
-        print(f"suite {name} has an older training of an experiment of this one: run_suite.py {name} --collect")
+        print(
+            f"suite {name} has an older training of an experiment of this one, or none: run_suite.py {name} --collect"
+        )
     if not options.no_report:
         report(path, options)
     return summary(outcomes)
@@ -197,11 +191,11 @@ def screening_of(
     return out, waiting
 
 
-def without_rows(cells: list[Cell], stem: Path) -> list[Cell]:
+def without_rows(cells: list[Cell], rows: Rows) -> list[Cell]:
     """The cells that no row of a finished run with their settings, thresholds and data stands for."""
     keys = ("cell", "config_hash", "suite_thresholds")
     # A row that was outdated under other settings stands for its cell again once the suite has its settings.
-    kept = [row for row in Rows.load(stem).cells if measured(row)]
+    kept = [row for row in rows.cells if measured(row)]
     known = {tuple(row.get(key, "") for key in keys): row["data_fingerprint"] for row in kept}
 
     def stands(cell: Cell) -> bool:

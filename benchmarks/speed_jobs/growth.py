@@ -17,8 +17,9 @@ def growth(job: dict[str, Any]) -> dict[str, Any]:
     from mml_plugin.memory import PeakMemory
 
     device = resolve_device(0 if job["device"] == "cuda" else -1)
+    made_up = _interactions(job)  # what that takes is no part of a training's memory
     with PeakMemory(interval=0.2, cuda_device=0 if job["device"] == "cuda" else None) as memory:
-        trainer = _trainer(job, device)
+        trainer = _trainer(job, made_up, device)
         steps = min(200, trainer.batches_per_epoch - 21)
         with epochs_of(trainer, 20):  # compiles and warms up
             seconds_of_epoch(trainer, 0, job)
@@ -42,7 +43,7 @@ def _users(job: dict[str, Any]) -> int:
     return max(job["interactions"] // 40, RANKED)
 
 
-def _trainer(job: dict[str, Any], device: Any) -> Any:
+def _trainer(job: dict[str, Any], made_up: tuple[Any, Any], device: Any) -> Any:
     """MF with CCL on a set of the job's size."""
     import torch
 
@@ -51,38 +52,41 @@ def _trainer(job: dict[str, Any], device: Any) -> Any:
     from mml_plugin.engine.declaration import Declaration
     from mml_plugin.engine.trainer import Settings, Trainer
 
-    tables = torch.nn.ParameterDict(
-        {
-            name: torch.nn.Parameter(torch.randn(rows, 64, device=device) * 0.1)
-            for name, rows in (("user_table", _users(job)), ("item_table", job["items"]))
-        }
+    tables = torch.nn.ParameterList(
+        torch.nn.Parameter(torch.randn(rows, 64, device=device) * 0.1) for rows in (_users(job), job["items"])
     )
     settings = Settings(
         1, 512, job["negatives"], 1e-4, 1, {"Recall(k=20)": ("Recall", 20)}, {"Recall(k=20)": 1.0}, progress=False
     )  # fmt: skip
     loss = build_loss("CCL", margin=0.9, negative_weight=150.0)
-    model = Declaration(tables["user_table"], tables["item_table"], "cosine", 0.1)
-    return Trainer(model, tables, loss, _data(job, device), settings, backends.select(job["backend"], device))
+    model = Declaration(tables[0], tables[1], "cosine", 0.1)
+    return Trainer(model, tables, loss, _data(job, *made_up, device), settings, backends.select(job["backend"], device))
 
 
-def _data(job: dict[str, Any], device: Any) -> Any:
-    """Interactions whose items are as skewed as real ones; each of the first users has one item to be ranked."""
+def _interactions(job: dict[str, Any]) -> tuple[Any, Any]:
+    """Users, ascending, and items as skewed as real ones."""
+    import numpy as np
+
+    items, interactions = job["items"], job["interactions"]
+    rng = np.random.default_rng(0)
+    popularity = 1 / (np.arange(items) + 10.0)
+    chosen = rng.choice(items, interactions, p=popularity / popularity.sum())
+    return np.sort(rng.integers(0, _users(job), interactions)), chosen
+
+
+def _data(job: dict[str, Any], owner: Any, chosen: Any, device: Any) -> Any:
+    """The interactions on the device; each of the first users has one item to be ranked."""
     import numpy as np
     import torch
 
     from mml_plugin.engine.ranking import ItemLists
     from mml_plugin.engine.trainer import TrainingData
 
-    items, interactions, users = job["items"], job["interactions"], _users(job)
-    rng = np.random.default_rng(0)
-    popularity = 1 / (np.arange(items) + 10.0)
-    chosen = rng.choice(items, interactions, p=popularity / popularity.sum())
-    owner = np.sort(rng.integers(0, users, interactions))
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=users))])
-
     def tensor(array: Any) -> Any:
         return torch.from_numpy(np.ascontiguousarray(array, np.int64)).to(device)
 
+    items, users = job["items"], _users(job)
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=users))])
     train = ItemLists.of(indptr, chosen, device)
     valid = ItemLists.of(np.minimum(np.arange(users + 1), RANKED), chosen[:RANKED], device)
     return TrainingData(tensor(owner), tensor(chosen), tensor(np.arange(users)), tensor(np.arange(items)), train, valid)

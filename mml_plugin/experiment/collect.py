@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from filelock import FileLock
-
 from mml_plugin.experiment import kept_users
+from mml_plugin.experiment.cell_rows import (
+    FINGERPRINT,
+    OUTDATED,
+    SCREENED_OUT,
+    WAITING,
+    description,
+    history_rows,
+    measured,
+    result_row,
+    settings_of,
+    trained,
+)
 from mml_plugin.experiment.cells import DONE, ELSEWHERE, FAILED, MISSING, Outcome
-from mml_plugin.experiment.run import RunRequest
-from mml_plugin.experiment.run_folder import RunFolder, band_column, exactly, history_thresholds
-from mml_plugin.experiment.suite import SHORT, Cell, dataset_of, show
+from mml_plugin.experiment.run_folder import RunFolder
+from mml_plugin.experiment.shared_trainings import Trainings, lock_of, newest_of
+from mml_plugin.experiment.suite import Cell
+from mml_plugin.experiment.user_comparisons import bootstraps, identities, of_others, rows_to_compare
 from mml_plugin.files import make_folder
-from mml_plugin.registry import margins_of
-from mml_plugin.report.comparison import groups_of, is_of, metrics_of, runs_of, shared_seeds
+from mml_plugin.report.comparison import metrics_of
 from mml_plugin.report.rows import Row, Rows
-from mml_plugin.report.statistics import paired_bootstrap
-
-OUTDATED, SCREENED_OUT, WAITING = "outdated", "screened out", "waiting"
-RESAMPLES = 10_000
-FINGERPRINT = 16  # digits of a data fingerprint in a row
 
 
 class Collector:
@@ -54,9 +56,10 @@ class Collector:
     ) -> None:
         self.stem, self.cells, self.hide = stem, list(cells), hide
         self.screened, self.waiting = dict(screened or {}), dict(waiting or {})
-        self._data = {_settings(description(cell)): fingerprint(cell)[:FINGERPRINT] for cell in self.cells}
+        self._data = {settings_of(description(cell)): fingerprint(cell)[:FINGERPRINT] for cell in self.cells}
+        self._by_name = {cell.name: cell for cell in self.cells}
         self._families = {(cell.group, cell.label): cell.family for cell in self.cells}
-        self._lock = _lock_of(stem)
+        self._lock = lock_of(stem)
 
     def update(self, outcomes: Iterable[Outcome]) -> Rows:
         """Put the outcomes' rows in place of the same cells' older ones.
@@ -72,12 +75,7 @@ class Collector:
                 name, old = outcome.cell.name, known.get(outcome.cell.name)
                 if outcome.state == DONE:
                     row = self._row(outcome.cell)
-                    if (
-                        old is not None
-                        and measured(old)
-                        and _trained(old) == _trained(row)
-                        and old["date"] > row["date"]
-                    ):
+                    if old is not None and measured(old) and trained(old) == trained(row) and old["date"] > row["date"]:
                         said = "%s: its row is of %s and stays; the run folder is of %s"
                         logging.warning(said, name, old["date"], row["date"])
                         old["error"] = ""
@@ -103,38 +101,61 @@ class Collector:
         Args:
             stems: of the suites, this one's among them or not.
         """
+        make_folder(self.stem.parent)
         newest = newest_of(stem for stem in stems if stem != self.stem)
-        described = self._described
         with self._lock:
             rows = Rows.load(self.stem)
-            epochs = rows.epochs()
-            known = {row["cell"]: row for row in self._ordered({row["cell"]: row for row in rows.cells})}
-            for name, row in known.items():
-                theirs, history = newest.get(self._wanted(row), (None, []))
-                if theirs is None:
-                    continue
-                date = row["date"] if measured(row) else ""
-                if theirs["date"] > date:
-                    taken = {key: value for key, value in theirs.items() if key not in described}
-                    known[name] = {**row, **taken, "error": ""}
-                    epochs[name] = []
-                if theirs["date"] >= date and len(history) > len(epochs.get(name, [])):
-                    epochs[name] = [{**epoch, "cell": name} for epoch in history]
-            self._put(rows, known, epochs)
+            self._put(rows, *self._taken_over(rows, newest))
         return rows
 
-    def _wanted(self, row: Row) -> tuple[str, ...]:
-        """What has been trained for a row, or is to be; nothing of data that are not here or where a screen says no."""
-        if measured(row):
-            return _trained(row)
-        data = self._data.get(_settings(row), "") if row["state"] in (MISSING, ELSEWHERE, FAILED) else ""
-        return _trained({**row, "data_fingerprint": data}) if data else ()
+    def _taken_over(self, rows: Rows, newest: Trainings) -> tuple[dict[str, Row], dict[str, list[Row]]]:
+        """The rows by cell, and their epochs, with what others have in place of what is older or missing here."""
+        known = {row["cell"]: row for row in self._ordered({row["cell"]: row for row in rows.cells})}
+        epochs, of_cells, described = rows.epochs(), self._trainings_asked(), self._described
+        for name, row in known.items():
+            own = trained(row) if measured(row) else ()
+            asked = of_cells.get(name, own)
+            lacks = asked != own and asked in newest
+            theirs, history = newest.get(asked if lacks else own, ({}, []))
+            if not theirs or not self._may_be_of(name, theirs):
+                continue
+            date = "" if lacks else row["date"]
+            if theirs["date"] > date:
+                taken = {key: value for key, value in theirs.items() if key not in described}
+                of_suite = description(self._by_name[name]) if lacks else row
+                known[name] = {**of_suite, **taken, "state": DONE, "error": ""}
+                epochs[name] = []
+            if theirs["date"] >= date and len(history) > len(epochs.get(name, [])):
+                epochs[name] = [{**epoch, "cell": name} for epoch in history]
+        return known, epochs
+
+    def _trainings_asked(self) -> dict[str, tuple[str, ...]]:
+        """What each cell is to have trained, of those that may be filled from elsewhere.
+
+        Not of what a screen leaves out or lets wait, nor where the data cannot be read, nor of a cell whose own run
+        folder is finished: that is what its row is made from.
+        """
+        found = {}
+        for cell in self.cells:
+            row, label = description(cell), (cell.group, cell.label)
+            data = self._data[settings_of(row)]
+            if data and label not in self.screened and label not in self.waiting and not cell.folder.finished:
+                found[cell.name] = trained({**row, "data_fingerprint": data})
+        return found
+
+    def _may_be_of(self, name: str, theirs: Row) -> bool:
+        """Whether a training is by the backend that the cell asks for; any is where it leaves the choice."""
+        cell = self._by_name.get(name)
+        return cell is None or cell.request.backend in ("auto", theirs["backend"])
 
     def _put(self, rows: Rows, known: dict[str, Row], epochs: Mapping[str, list[Row]]) -> None:
         """Order the rows and write them. To be called under the lock."""
+        self._set(rows, known, epochs)
+        rows.save(self.stem)
+
+    def _set(self, rows: Rows, known: dict[str, Row], epochs: Mapping[str, list[Row]]) -> None:
         rows.cells = self._ordered(known)
         rows.history = [row for cell in rows.cells if measured(cell) for row in epochs.get(cell["cell"], [])]
-        rows.save(self.stem)
 
     @property
     def _described(self) -> set[str]:
@@ -142,10 +163,16 @@ class Collector:
         described = {key for cell in self.cells for key in description(cell)}
         return described | {"valid_share", "max_batches", "monitor_mode", "state", "error", "asked"}
 
-    def judged(self) -> Rows:
-        """The rows as they are, each marked as the cells now have it; nothing is written."""
+    def judged(self, stems: Iterable[Path] = ()) -> Rows:
+        """The rows as they are, each marked as the cells now have it; nothing is written.
+
+        Args:
+            stems: of suites whose rows count as after :meth:`adopt`.
+        """
         rows = Rows.load(self.stem)
-        rows.cells = self._ordered({row["cell"]: row for row in rows.cells})
+        newest = newest_of(stem for stem in stems if stem != self.stem)
+        known, epochs = self._taken_over(rows, newest)
+        self._set(rows, known, epochs)
         return rows
 
     def add_bootstraps(self, asked_only: bool = False) -> Rows:
@@ -158,16 +185,16 @@ class Collector:
         rows = self.update([])
         while True:
             # Minutes of resampling, so outside the lock: other processes go on writing their cells' rows meanwhile.
-            before = _compared(rows, names)
+            before = rows_to_compare(rows, names)
             found = bootstraps(before, self._per_user)
             with self._lock:
                 # Another comparison with these rows may have marked ours as none of its own.
                 rows = self.judged()
-                now = _compared(rows, names)
-                if _identities(now) == _identities(before):
+                now = rows_to_compare(rows, names)
+                if identities(now) == identities(before):
                     # Another process may have compared what could not be compared here.
                     found = bootstraps(replace(now, users=[*found, *rows.users]), lambda row: None)
-                    rows.users = found + (_of_others(rows, found) if asked_only else [])
+                    rows.users = found + (of_others(rows, found) if asked_only else [])
                     rows.save(self.stem)
                     return rows
             # What was compared already need not be compared again.
@@ -219,7 +246,7 @@ class Collector:
 
     def _is_current(self, row: Row) -> bool:
         """Whether a measured row has the settings, and the data, that the suite's cells now have."""
-        data = self._data.get(_settings(row))
+        data = self._data.get(settings_of(row))
         if data == "":
             return row["state"] != OUTDATED  # nobody can say whether its data are these
         return data is not None and data == row.get("data_fingerprint")
@@ -229,265 +256,6 @@ class Collector:
         if self.hide:
             result["command"] = result["command"].replace(f"{self.hide}/", "")
         return {**description(cell), **result_row(result, cell)}
-
-
-def _trained(row: Row) -> tuple[str, ...]:
-    """What was trained, on any machine, and on which thresholds its negatives were counted."""
-    keys = ("engine", "protocol", "valid_share", "max_batches", "seed", "config_hash", "data_fingerprint")
-    return tuple(row.get(key, "") for key in (*keys, "suite_thresholds"))
-
-
-def newest_of(stems: Iterable[Path]) -> dict[tuple[str, ...], tuple[Row, list[Row]]]:
-    """The newest training of each experiment in the rows of suites, with its epochs."""
-    found: dict[tuple[str, ...], tuple[Row, list[Row]]] = {}
-    for stem in stems:
-        with _lock_of(stem):
-            rows = Rows.load(stem)
-        epochs = rows.epochs()
-        for row in rows.cells:
-            if "state" not in row or not measured(row):
-                continue
-            new = row, epochs.get(row["cell"], [])
-            old = found.get(_trained(row), new)
-            found[_trained(row)] = max(old, new, key=lambda pair: (pair[0]["date"], len(pair[1])))
-    return found
-
-
-def behind(stem: Path, stems: Iterable[Path]) -> list[str]:
-    """The other suites in whose rows an experiment of this one has an older training."""
-    newest, found = newest_of([stem]), []
-    for other in stems:
-        of_other = newest_of([other])
-        if any(new["date"] > of_other[key][0]["date"] for key, (new, _) in newest.items() if key in of_other):
-            found.append(other.name.removeprefix("suite_"))
-    return found
-
-
-def _lock_of(stem: Path) -> FileLock:
-    return FileLock(str(stem.parent / f".{stem.name}.lock"))
-
-
-def _compared(rows: Rows, names: Collection[str] | None) -> Rows:
-    """The rows without the cells that are not named."""
-    return rows if names is None else replace(rows, cells=[row for row in rows.cells if row["cell"] in names])
-
-
-def _identities(rows: Rows) -> set[str]:
-    return {row["identity"] for row in rows.done()}
-
-
-def _of_others(rows: Rows, found: Sequence[Row]) -> list[Row]:
-    """The comparisons that are not among those found and whose runs are all there."""
-    there = {row["identity"][:12] for row in rows.cells if measured(row)}
-    known = {(row["runs"], row["metric"]) for row in found}
-    others = (row for row in rows.users if (row["runs"], row["metric"]) not in known)
-    return [row for row in others if there.issuperset(row["runs"].split())]
-
-
-def measured(row: Row) -> bool:
-    """Whether a row holds a finished run's values, shown by a report or not."""
-    return row["state"] in (DONE, OUTDATED) or bool(row.get("identity"))
-
-
-def _settings(row: Row) -> tuple[str, ...]:
-    """What two seeds of one line have in common."""
-    keys = ("group", "label", "engine", "protocol", "valid_share", "max_batches", "dataset", "config_hash")
-    return tuple(row.get(key, "") for key in keys)
-
-
-def description(cell: Cell) -> Row:
-    """What is known of a cell before it runs."""
-    params = cell.experiment.params
-    overridden = cell.experiment.overridden
-    return {
-        "cell": cell.name,
-        "group": cell.group,
-        "label": cell.label,
-        "family": cell.family,
-        "expid": cell.request.expid,
-        "settings": " ".join(f"{key}={_setting(key, value, params)}" for key, value in overridden.items()),
-        "model": params["model"],
-        "dataset": dataset_of(cell.experiment),
-        "loss": SHORT.get(cell.experiment.loss, cell.experiment.loss),
-        "loss_params": json.dumps(cell.experiment.loss_params, sort_keys=True),
-        "suite_thresholds": " ".join(exactly(t) for t in cell.request.thresholds or ()),
-        "margins": " ".join(exactly(m) for m in margins_of(params["loss"], params)),
-        "num_negs": str(params["num_negs"]),
-        "plateau": "yes" if params.get("reduce_lr_on_plateau", True) else "no",
-        "patience": str(params.get("patience", "")),
-        "max_epochs": str(params["epochs"]),
-        **({"monitor_mode": "min"} if params["monitor_mode"] == "min" else {}),  # an empty one is max
-        "engine": cell.request.engine,
-        "protocol": cell.request.protocol,
-        **_unusual(cell.request),
-        "seed": str(cell.seed),
-        "config_hash": cell.experiment.identity()[:16],
-    }
-
-
-def _unusual(request: RunRequest) -> Row:
-    """What sets runs apart beside their configuration; the usual is not written."""
-    found = {}
-    if request.protocol == "held-out" and request.valid_share != RunRequest.valid_share:
-        found["valid_share"] = exactly(request.valid_share)
-    if request.max_batches:
-        found["max_batches"] = str(request.max_batches)
-    return found
-
-
-def _setting(key: str, value: Any, params: Mapping[str, Any]) -> str:
-    """An overridden value in words; ``margin_spec`` stands for two lists."""
-    if key == "margin_spec":
-        return show(dict(zip(params["margins"], params["margin_weights"])))
-    return show(value)
-
-
-def result_row(result: Mapping[str, Any], cell: Cell) -> Row:
-    """What a finished run says, flat."""
-    seconds, machine, versions = result["seconds"], result["machine"], result["versions"]
-    monitor = result["monitor"] if isinstance(result["monitor"], str) else json.dumps(result["monitor"])
-    row: dict[str, Any] = {
-        "state": DONE,
-        "error": "",
-        "best_epoch": result["best_epoch"],
-        "epochs": result["epochs"],
-        "stopped_early": "yes" if result["stopped_early"] else "no",
-        "monitor": monitor,
-        **{name: f"{value:.8f}" for name, value in result["metrics"].items()},
-        **{f"validation {name}": f"{value:.8f}" for name, value in result["validation_metrics"].items()},
-        "train_seconds_per_epoch": f"{seconds['train_per_epoch']:.3f}",
-        "eval_seconds_per_epoch": f"{seconds['evaluation_per_epoch']:.3f}",
-        "train_seconds": f"{seconds['train']:.1f}",
-        "eval_seconds": f"{seconds['evaluation']:.1f}",
-        "peak_memory_bytes": result["peak_memory_bytes"],
-        "thresholds": " ".join(exactly(t) for t in history_thresholds(cell.folder.history) or ()),
-        "cut": result["cut"],
-        "backend": result["backend"],
-        "device": result["device"].split(":")[0],
-        "threads": result["threads"],
-        "processor": machine["processor"],
-        "cores": machine["cores"],
-        "memory_gib": machine["memory_gib"],
-        "gpu": " ".join(machine.get("gpus", [])) if result["device"] != "cpu" else "",
-        **{name: versions.get(name, "") for name in ("python", "torch", "numpy", "numba", "triton", "recbox")},
-        "users": result["data"]["users"],
-        "data_fingerprint": result["data"]["fingerprint"][:FINGERPRINT],
-        "identity": result["identity"],
-        "commit": result["commit"],
-        "date": result["date"],
-        "command": result["command"],
-    }
-    return {key: str(value) for key, value in row.items()}
-
-
-def history_rows(cell: Cell) -> list[Row]:
-    """A run's epochs, compact: metrics, seconds, and its bands rebinned to the suite's thresholds where it can be.
-
-    A run that was counted on other thresholds keeps empty bands: reports say so.
-    """
-    wanted = cell.request.thresholds or ()
-    if not cell.folder.history.is_file():  # a damaged one may be deleted
-        return []
-    with open(cell.folder.history, newline="", encoding="utf-8") as stream:
-        lines = list(csv.DictReader(stream))
-    counted = history_thresholds(cell.folder.history) or ()
-    rows = []
-    for line in lines:
-        row = {"cell": cell.name, "epoch": line["epoch"], "train_loss": _short(line["train_loss"])}
-        row |= {name: _short(value, 9) for name, value in line.items() if "(k=" in name}
-        row |= {"learning_rate": _short(line["learning_rate"])}
-        row |= {name: _short(line[name], 5) for name in ("train_seconds", "eval_seconds")}
-        for what in ("band", "gradient"):
-            for band, share in enumerate(rebinned(line, counted, wanted, what)):
-                row[f"{what}_{band}"] = _short(share)
-        rows.append(row)
-    return rows
-
-
-def rebinned(
-    line: Mapping[str, str], counted: Sequence[float], wanted: Sequence[float], what: str = "band"
-) -> list[float]:
-    """One epoch's shares between the ``wanted`` thresholds; empty when they cannot be had from what was counted.
-
-    Args:
-        line: a row of ``history.csv``.
-        counted: its thresholds.
-        wanted: the thresholds asked for; every one of them must be among ``counted``.
-        what: ``"band"`` (share of negatives) or ``"gradient"`` (share of their gradient).
-    """
-    columns = [band_column(band, counted, what) for band in range(len(counted) + 1)]
-    if not wanted or not set(wanted) <= set(counted) or any(not line.get(column) for column in columns):
-        return []
-    shares = [0.0] * (len(wanted) + 1)
-    for band, column in enumerate(columns):
-        low = counted[band - 1] if band else -np.inf
-        shares[sum(t <= low for t in wanted)] += float(line[column])
-    return shares
-
-
-def _short(value: str | float, digits: int = 6) -> str:
-    return f"{float(value):.{digits}g}" if value != "" else ""
-
-
-def bootstraps(rows: Rows, per_user: Callable[[Row], Any]) -> list[Row]:
-    """A bootstrap over users of each line against the first of its group, per metric.
-
-    Users are resampled; each user's metric is averaged over the seeds that both sides have. One that is there already
-    for the same runs is kept. ``per_user`` gives a row's table of metrics, or None.
-    """
-    old = {(r["group"], r["label"], r["against"], r["metric"], r["runs"]): r for r in reversed(rows.users)}
-    found: list[Row] = []
-    for group in groups_of(rows.done()):
-        first = group.first
-        for line in group.lines[1:]:
-            seeds = shared_seeds(first, line)
-            sides = [[part.runs[seed] for seed in seeds] for part in (first, line)]
-            labels = (group.name, line.first["label"], first.first["label"])
-            for metric in metrics_of([*first.runs.values(), *line.runs.values()]):
-                runs = runs_of(first, line, seeds)
-                kept = old.get((*labels, metric, runs))
-                if kept is not None and is_of(kept, first, line, seeds, metric):
-                    found.append(kept)
-                elif (
-                    seeds
-                    and (made := _bootstrap(sides, metric, per_user)) is not None
-                    and is_of(made, first, line, seeds, metric)
-                ):
-                    facts = dict(zip(("group", "label", "against", "metric"), (*labels, metric)))
-                    found.append({**facts, "seeds": " ".join(seeds), **made, "runs": runs})
-    return found
-
-
-def _bootstrap(sides: Sequence[Sequence[Row]], metric: str, per_user: Callable[[Row], Any]) -> Row | None:
-    values = []
-    for side in sides:
-        parts = [_values(per_user(row), metric) for row in side]
-        if any(part is None for part in parts):
-            return None
-        users, metrics = zip(*(part for part in parts if part is not None))
-        if any(not np.array_equal(users[0], more) for more in users[1:]):
-            return None
-        values.append((users[0], np.mean(metrics, axis=0)))
-    if not np.array_equal(values[0][0], values[1][0]):
-        return None
-    test = paired_bootstrap(values[0][1], values[1][1], resamples=RESAMPLES)
-    return {
-        "users": str(test.count),
-        "resamples": str(RESAMPLES),
-        "difference": f"{test.difference:.8f}",
-        "low": f"{test.low:.8f}",
-        "high": f"{test.high:.8f}",
-        "p_value": "" if test.p_value is None else f"{test.p_value:.6g}",
-    }
-
-
-def _values(table: Any, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Users and their metric, where the run's per-user metrics are here and hold it."""
-    if table is None or metric not in table.column_names:
-        return None
-    users = table["user_row"].to_numpy()
-    order = np.argsort(users, kind="stable")
-    return users[order], np.asarray(table[metric].to_numpy(), np.float64)[order]
 
 
 def slim(folder: RunFolder) -> None:

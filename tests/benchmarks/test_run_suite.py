@@ -118,11 +118,21 @@ def test_new_cells_are_not_those_that_another_suite_has_rows_of(script, home, ca
     Runner(Path("logs"), isolated=False, say=lambda text: None).run([cell])
     assert script.main(["one.yaml", "--collect", "--no-report", *WHERE]) == 0
     shutil.rmtree(home / "runs")
+    capsys.readouterr()
+    assert script.main(["two.yaml", "--list", *WHERE]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["kept", "open"]
     assert script.main(["two.yaml", "--new", "--no-report", *WHERE]) == 0
     assert [folder.parent.parent.name for folder in (home / "runs").glob("*/*/result.json")] == ["MF_tiny_mml"]
     theirs, rows = (Rows.load(home / "results" / f"suite_{name}") for name in ("one", "two"))
     assert [row["state"] for row in rows.cells] == ["done", "done"]
     assert rows.cells[0] == theirs.cells[0]
+    # Its seconds are another machine's, perhaps: a suite that compares seconds trains for itself.
+    (home / "times.yaml").write_text(f"kind: time\n{two}".replace("early_stop: 2\n", ""))
+    capsys.readouterr()
+    assert script.main(["times.yaml", "--list", *WHERE]) == 0
+    assert "kept" not in capsys.readouterr().out
+    assert script.main(["times.yaml", "--collect", "--no-report", *WHERE]) == 0
+    assert [row["state"] for row in Rows.load(home / "results" / "suite_times").cells] == ["missing", "done"]
 
 
 def test_more_seeds_of_the_chosen_cells_alone(script, home):

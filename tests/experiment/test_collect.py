@@ -15,11 +15,13 @@ from mml_plugin.data import synthetic
 from mml_plugin.data.interactions import load
 from mml_plugin.errors import UserError
 from mml_plugin.experiment import kept_users
+from mml_plugin.experiment.cell_rows import SCREENED_OUT, WAITING, rebinned
 from mml_plugin.experiment.cells import DONE, FAILED, MISSING, Outcome, Runner
-from mml_plugin.experiment.collect import SCREENED_OUT, Collector, behind, rebinned
+from mml_plugin.experiment.collect import Collector
 from mml_plugin.experiment.config import load_experiment
 from mml_plugin.experiment.run import RunRequest, run
 from mml_plugin.experiment.run_folder import History, band_column, history_thresholds
+from mml_plugin.experiment.shared_trainings import behind
 from mml_plugin.experiment.suite import make_cells, make_suite
 from mml_plugin.records import EpochRecord
 from mml_plugin.report import rows as rows_module
@@ -417,31 +419,110 @@ def test_a_newer_training_of_a_run_stands_in_every_suite_that_has_it(home, caplo
     paths[0].write_bytes(of_the_first)
 
 
-def test_a_suite_takes_over_what_it_lacks_and_another_has(home):
-    def fingerprint(cell):
-        return load(Path(cell.experiment.params["train_data"]).parent).fingerprint
+def fingerprint(cell):
+    return load(Path(cell.experiment.params["train_data"]).parent).fingerprint
 
-    theirs = collected(cells_of("MF_tiny_ccl", seeds=[1]), "lacking/suite_a")
-    mine = cells_of({"expid": "MF_tiny_ccl", "label": "the same"}, seeds=[1, 2])
-    of_these = Collector(Path("results/lacking/suite_b"), mine, fingerprint=fingerprint)
-    assert of_these.adopt([]).cells == of_these.judged().cells
-    assert [row["state"] for row in of_these.judged().cells] == [MISSING, MISSING]
-    rows = of_these.adopt([theirs.stem])
-    taken = rows_module.Rows.load(theirs.stem)
+
+@pytest.fixture
+def theirs(home, monkeypatch, request):
+    """Where another suite's rows of MF_tiny_ccl are, seed 1, whose run folder is gone."""
+    monkeypatch.chdir(home)
+    place = Path("lacking") / request.node.name
+    shutil.copytree("data", place / "data")
+    monkeypatch.chdir(place)
+    stem = collected(cells_of("MF_tiny_ccl", seeds=[1]), "suite_a").stem
+    shutil.rmtree("runs")
+    return stem
+
+
+def of_suite(name="suite_b", seeds=(1, 2), fingerprint=fingerprint, **keys):
+    """A collector of the same experiment under another label, and what else is asked of it."""
+    of_collector = {key: keys.pop(key) for key in ("screened", "waiting") if key in keys}
+    cells = cells_of({"expid": "MF_tiny_ccl", "label": "the same"}, seeds=list(seeds), **keys)
+    labels = {(cell.group, cell.label): "because" for cell in cells}
+    of_collector = dict.fromkeys(of_collector, labels)
+    return Collector(Path("results") / name, cells, fingerprint=fingerprint, **of_collector)
+
+
+def states(rows):
+    return [row["state"] for row in rows.cells]
+
+
+def test_a_suite_takes_over_what_it_lacks_and_another_has(theirs):
+    mine, taken = of_suite(), rows_module.Rows.load(theirs)
+    assert states(mine.judged()) == [MISSING, MISSING]
+    judged = mine.judged([theirs])
+    assert not list(Path("results").glob("suite_b*.csv"))
+    rows = mine.adopt([theirs])
+    assert judged.cells == rows.cells
     assert rows.cells[0] == {**taken.cells[0], "label": "the same"}
-    assert (rows.cells[0]["state"], rows.cells[1]["state"]) == (DONE, MISSING)
+    assert states(rows) == [DONE, MISSING]
     assert rows.history == taken.history
-    # A failed cell is filled likewise; what was measured on other data, or on data that cannot be read, is not.
-    failed = Collector(Path("results/lacking/suite_c"), mine, fingerprint=fingerprint)
-    failed.update([Outcome(mine[0], FAILED, "it fell over")])
-    assert [(row["state"], row["error"]) for row in failed.adopt([theirs.stem]).cells] == [(DONE, ""), (MISSING, "")]
-    for name, data in (("d", "0" * 16), ("e", "")):
-        other = Collector(Path(f"results/lacking/suite_{name}"), mine, fingerprint=lambda cell, data=data: data)
-        assert [row["state"] for row in other.adopt([theirs.stem]).cells] == [MISSING, MISSING]
-    # Nor what a screen leaves out.
-    out = {(cell.group, cell.label): "not among the best" for cell in mine}
-    screened = Collector(Path("results/lacking/suite_f"), mine, screened=out, fingerprint=fingerprint)
-    assert {row["state"] for row in screened.adopt([theirs.stem]).cells} == {SCREENED_OUT}
+    written = [path.read_bytes() for path in rows_module.paths(mine.stem)[:2]]
+    mine.adopt([theirs])
+    assert [path.read_bytes() for path in rows_module.paths(mine.stem)[:2]] == written
+
+
+def test_a_failed_cell_is_filled_likewise(theirs):
+    mine = of_suite()
+    mine.update([Outcome(mine.cells[0], FAILED, "it fell over")])
+    assert behind(theirs, [theirs, mine.stem]) == ["b"]
+    assert [(row["state"], row["error"]) for row in mine.adopt([theirs]).cells] == [(DONE, ""), (MISSING, "")]
+    assert behind(theirs, [theirs, mine.stem]) == []
+
+
+@pytest.mark.parametrize(
+    ("why", "keys", "state"),
+    [
+        ("other data", {"fingerprint": lambda cell: "0" * 16}, MISSING),
+        ("data that cannot be read", {"fingerprint": lambda cell: ""}, MISSING),
+        ("other thresholds", {"thresholds": [0.1, 0.2]}, MISSING),
+        ("another backend", {"backend": "torch"}, MISSING),
+        ("another protocol", {"protocol": "held-out"}, MISSING),
+        ("a screen that leaves it out", {"screened": True}, SCREENED_OUT),
+        ("a screen that lets it wait", {"waiting": True}, WAITING),
+    ],
+)
+@pytest.mark.parametrize("failed", [False, True])
+def test_nothing_is_taken_over_for(theirs, why, keys, state, failed):
+    mine = of_suite(seeds=[1], **keys)
+    if failed:
+        Collector(mine.stem, mine.cells).update([Outcome(mine.cells[0], FAILED, "it fell over")])
+    found = mine.adopt([theirs]).cells[0]
+    assert found["state"] == (state if state == SCREENED_OUT or not failed else FAILED), why
+    assert "identity" not in found or not found["identity"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("config_hash", "0" * 16), ("data_fingerprint", "0" * 16), ("suite_thresholds", "0.1 0.2")]
+)
+def test_a_row_of_something_else_does_not_keep_the_cells_own_training_out(theirs, column, value):
+    """The cell was run before under other settings, on other data, or counted on other thresholds."""
+    mine, taken = of_suite(seeds=[1]), rows_module.Rows.load(theirs)
+    older = rows_module.Rows.load(theirs)
+    older.cells[0] |= {column: value, "label": "the same", "date": "2999-01-01T00:00:00+00:00", "error": "once"}
+    older.history = [{**epoch, "train_loss": "7"} for epoch in older.history]
+    older.save(mine.stem)
+    rows = mine.adopt([theirs])
+    assert rows.cells == [{**taken.cells[0], "label": "the same"}]
+    assert rows.history == taken.history
+
+
+def test_a_finished_run_folder_comes_before_another_suites_row(theirs):
+    """Its row is made from the folder; adopting first would leave a newer training out."""
+    mine, older = of_suite(seeds=[1]), rows_module.Rows.load(theirs)
+    older.cells[0]["date"] = "1999-01-01T00:00:00+00:00"
+    older.save(theirs)
+    Runner(Path("logs"), isolated=False, say=lambda text: None).run(mine.cells)
+    assert states(mine.judged([theirs])) == states(mine.adopt([theirs])) == [MISSING]
+    newer = mine.update([Outcome(mine.cells[0], DONE)]).cells[0]
+    assert mine.adopt([theirs]).cells[0]["date"] == newer["date"] > older.cells[0]["date"]
+
+
+def test_taking_over_into_a_file_is_one_sentence(theirs):
+    Path("taken").write_text("")
+    with pytest.raises(UserError, match="taken: it is a file"):
+        Collector(Path("taken/suite_b"), of_suite().cells).adopt([theirs])
 
 
 def test_users_of_a_newer_training_outlive_an_older_run_folder(home):

@@ -8,6 +8,7 @@ import shutil
 import findings
 import matrix
 import pytest
+import real_data
 import report
 import speed
 from marks import written
@@ -66,6 +67,10 @@ def test_the_readmes_matrix_comes_from_committed_rows():
     assert written(ROOT / "README.md", "matrix") == matrix.table(read(matrix.RESULTS))
 
 
+def test_the_table_of_real_epochs_comes_from_committed_rows():
+    assert written(ROOT / "docs" / "engines.md", "real") == real_data.table()
+
+
 def test_every_suite_with_rows_has_its_report():
     rows = {p.stem.removeprefix("suite_") for p in (ROOT / "benchmarks" / "results").glob("suite_*.csv")}
     rows = {name for name in rows if not name.endswith(("-history", "-users"))}
@@ -73,7 +78,7 @@ def test_every_suite_with_rows_has_its_report():
 
 
 def test_an_experiment_has_the_same_training_in_every_suite(tmp_path):
-    from mml_plugin.experiment.collect import behind
+    from mml_plugin.experiment.shared_trainings import behind
     from mml_plugin.report.rows import stems_in
 
     for path in (ROOT / "benchmarks" / "results").glob("suite_*.csv"):
