@@ -15,22 +15,24 @@ FIRST = "epochs=20"
 
 
 def by_negatives(pool: Pool) -> str:
-    """CCL, BSL and MML by number of negatives; MML against CCL with as many, and with fewer than 100 against 100."""
+    """CCL, BSL and MML by number of negatives; MML against both with as many, and with fewer against CCL with 100."""
     counts = [n for n in NEGATIVES if any(pool.line(_expid(d, loss, n)) for d in DATASETS for loss in LOSSES)]
     if not counts:
         return NOT_RUN.capitalize() + "."
     fewer = [count for count in counts if count < 100]
-    values, equal, against_100 = [], [], []
+    values, to_ccl, to_bsl, against_100 = [], [], [], []
     for data, dataset in DATASETS.items():
         for metric in METRICS:
             what = f"{dataset}, {short(metric)}"
             for loss in LOSSES:
                 values.append([what, loss, *(value_of(pool.line(_expid(data, loss, n)), metric) for n in counts)])
-            equal.append([what, *(_mml_to_ccl(pool, data, n, n, metric) for n in counts)])
-            against_100.append([what, *(_mml_to_ccl(pool, data, n, 100, metric) for n in fewer)])
+            to_ccl.append([what, *(_mml_to("CCL", n, pool, data, n, metric) for n in counts)])
+            to_bsl.append([what, *(_mml_to("BSL", n, pool, data, n, metric) for n in counts)])
+            against_100.append([what, *(_mml_to("CCL", 100, pool, data, n, metric) for n in fewer)])
     tables = (
         markdown_table(["MF", "", *map(str, counts)], values, left=2),
-        markdown_table(["MML to CCL with as many", *map(str, counts)], equal),
+        markdown_table(["MML to CCL with as many", *map(str, counts)], to_ccl),
+        markdown_table(["MML to BSL with as many", *map(str, counts)], to_bsl),
         markdown_table(["to CCL with 100 negatives", *(f"MML with {count}" for count in fewer)], against_100),
     )
     return "\n\n".join(tables)
@@ -40,9 +42,9 @@ def _expid(data: str, loss: str, count: int) -> str:
     return f"MF_{data}_{loss.lower()}" + ("" if count == 100 else f"_n{count}")
 
 
-def _mml_to_ccl(pool: Pool, data: str, of_mml: int, of_ccl: int, metric: str) -> str:
-    """What MML gains over CCL, each with its number of negatives."""
-    return pool.gain(_expid(data, "CCL", of_ccl), _expid(data, "MML", of_mml), metric).words()
+def _mml_to(loss: str, of_loss: int, pool: Pool, data: str, of_mml: int, metric: str) -> str:
+    """What MML gains over another loss, each with its number of negatives."""
+    return pool.gain(_expid(data, loss, of_loss), _expid(data, "MML", of_mml), metric).words()
 
 
 def first_epochs(pool: Pool) -> str:

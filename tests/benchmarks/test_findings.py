@@ -9,7 +9,7 @@ import pytest
 from findings import findings
 from findings_page.claims import on_par
 from findings_page.margins_or_weight import ablation
-from findings_page.negatives_and_epochs import by_negatives
+from findings_page.negatives_and_epochs import NEGATIVES, by_negatives
 from findings_page.other_settings import plateau
 
 from mml_plugin.report.pool import Pool
@@ -83,6 +83,8 @@ def test_every_comparison_of_the_page_is_made_by_a_suite():
             (f"MF_{data}_ccl", f"MF_{data}_mml"), (f"SimpleX_{data}_ccl", f"SimpleX_{data}_mml"),
             (f"MF_{data}_ccl_n10", f"MF_{data}_mml_n10"), (f"MF_{data}_bsl", f"MF_{data}_mml"),
             (f"MF_{data}_bslnative", f"MF_{data}_mml"),
+            *((f"MF_{data}_{loss}_n{n}", f"MF_{data}_mml_n{n}")
+              for n in NEGATIVES if n != 100 for loss in ("ccl", "bsl")),
         ):  # fmt: skip
             assert frozenset((first, second)) in made
 
@@ -141,9 +143,12 @@ def test_losses_are_held_side_by_side_at_each_number_of_negatives(tmp_path):
     suite_of(tmp_path, "figure3", *rows)
     text = by_negatives(Pool(tmp_path))
     tables = [[re.split(r" *\| *", line)[1:-1] for line in table.splitlines()] for table in text.split("\n\n")]
-    values, same, fewer = ([line[1:] for line in table if line[0] == "Yelp2018, Recall@20"] for table in tables)
+    values, to_ccl, to_bsl, fewer = (
+        [line[1:] for line in table if line[0] == "Yelp2018, Recall@20"] for table in tables
+    )
     assert values == [["CCL", "0.0400", "0.0800"], ["MML", "0.0500", "0.0600"], ["BSL", "not run yet", "0.0700"]]
-    assert same == [["+25.00 % (1 seed)", "-25.00 % (1 seed)"]]
+    assert to_ccl == [["+25.00 % (1 seed)", "-25.00 % (1 seed)"]]
+    assert to_bsl == [["not run yet", "-14.29 % (1 seed)"]]
     assert fewer == [["-37.50 % (1 seed)"]]
 
 
