@@ -36,8 +36,9 @@ def findings(pool: Pool) -> str:
         "As in the paper each loss keeps its margins, weights or temperatures whatever the number.",
         by_negatives(pool),
         "## The first 20 epochs",
-        "The same experiments cut after 20 epochs, best of these on test: how fast each loss learns, not where it "
-        "ends. No claim above is judged by them. The paper's early stopping ends MF at epoch 19.",
+        "The same experiments after 20 epochs, best of these on test: how fast each loss learns, not where it ends. Of "
+        "the runs that were cut there, which have intervals over users, or else read off the whole runs' histories. No "
+        "claim above is judged by them. The paper's early stopping ends MF at epoch 19.",
         first_epochs(pool),
         "## Is it the margins, or the weight?",
         "Held-out protocol. The paper keeps CCL at weight 150 and margin 0.9, tuned for 800 negatives; here both sides "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
-from mml_plugin.report.statistics import MIN_SEEDS
+from mml_plugin.report.statistics import MIN_SEEDS, paired_t
 from mml_plugin.report.words import NOT_RUN, signed
 
 # On par: not further apart than this, in percent.
@@ -80,3 +82,23 @@ class Gain:
     def _on(self, verdict: str) -> str:
         """The verdict, with the number of seeds where they are too few to speak of other seeds."""
         return verdict if self.seeds >= MIN_SEEDS else f"{verdict} ({self.seeds} seed{'s' if self.seeds > 1 else ''})"
+
+
+def gain_over_seeds(
+    first: Sequence[float], second: Sequence[float], users: tuple[float, float] = (math.nan, math.nan)
+) -> Gain:
+    """How much more the second run reaches than the first.
+
+    Args:
+        first, second: a metric of both, of the same seeds in the same order.
+        users: the bootstrap interval over users of the difference, in the metric's own units.
+    """
+    if not len(first) == len(second) > 0:
+        return Gain(None)
+    base, seeds = fmean(first), len(first)
+    if not base:
+        return Gain(None, seeds, missing=NO_BASE)
+    test = paired_t(first, second)
+    sd = 100 * stdev(b - a for a, b in zip(first, second)) / base if seeds > 1 else None
+    low, high, t_low, t_high = (100 * end / base for end in (*users, test.low, test.high))
+    return Gain(100 * (fmean(second) / base - 1), seeds, sd, low, high, t_low, t_high)

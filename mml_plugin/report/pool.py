@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 
-from mml_plugin.report.comparison import Line, is_of, percent, runs_of, shared_seeds
-from mml_plugin.report.gain import NO_BASE, Gain
+from mml_plugin.report.comparison import Line, is_of, runs_of, shared_seeds
+from mml_plugin.report.gain import Gain, gain_over_seeds
 from mml_plugin.report.rows import Row, Rows, stems_in
-from mml_plugin.report.statistics import paired_t
 from mml_plugin.report.words import NOT_MEASURED
 
 Key = tuple[str, str, str, str]
@@ -83,15 +81,7 @@ class Pool:
         a, b = first.values(metric, seeds), second.values(metric, seeds)
         if not len(a) == len(b) == len(seeds) > 0:
             return Gain(None, missing=NOT_MEASURED)
-        base = fmean(a)
-        if not base:
-            return Gain(None, len(seeds), missing=NO_BASE)
-        test = paired_t(a, b)
-        sd = 100 * stdev(y - x for x, y in zip(a, b)) / base if len(seeds) > 1 else None
-        low, high, t_low, t_high = (
-            100 * end / base for end in (*self._interval(first, second, seeds, metric), test.low, test.high)
-        )
-        return Gain(percent(first, second, metric), len(seeds), sd, low, high, t_low, t_high)
+        return gain_over_seeds(a, b, self._interval(first, second, seeds, metric))
 
     def _interval(self, a: Line, b: Line, seeds: Sequence[str], metric: str) -> tuple[float, float]:
         """The bootstrap over users of these very runs, whichever of the two a suite has as its first."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from statistics import stdev
 
 import pytest
 from findings import findings
+from findings_page import negatives_and_epochs
 from findings_page.claims import on_par
 from findings_page.margins_or_weight import ablation
-from findings_page.negatives_and_epochs import NEGATIVES, by_negatives
+from findings_page.negatives_and_epochs import NEGATIVES, by_negatives, first_epochs
 from findings_page.other_settings import plateau
 
 from mml_plugin.report.pool import Pool
@@ -163,3 +165,25 @@ def test_the_schedule_stands_beside_the_constant_learning_rate(tmp_path):
     found = next(line for line in lines if line[:2] == ["MF, Gowalla", "Recall@20"])
     assert found[2:] == ["0.0400", "0.0500", "0.0600", "0.0550", "+10.00 % (1 seed)"]
     assert next(line for line in lines if line[0] == "MF, Yelp2018")[2:] == ["not run yet"] * 5
+
+
+def test_what_the_first_epochs_reach_is_read_off_whole_runs_where_none_was_cut(tmp_path, monkeypatch):
+    """The made-up curves rise until epoch 6: the best of the first four is the fourth."""
+    monkeypatch.setattr(negatives_and_epochs, "FIRST_EPOCHS", 4)
+    rows = sample(labels=("CCL", "MML"))
+    for row in rows.cells:
+        row["expid"] = f"MF_yelp_{row['label'].lower()}"
+    cut = {"expid": "MF_yelp_bsl", "settings": "epochs=20", "cell": "cut", "Recall(k=20)": "0.0123"}
+    Rows(
+        [*rows.cells, {**cell("BSL", 1), **cut}], [line for row in rows.cells for line in history(row)], rows.users
+    ).save(tmp_path / "suite_table4")
+    lines = [re.split(r" *\| *", line)[1:-1] for line in first_epochs(Pool(tmp_path)).splitlines()[2:]]
+    assert [line[:2] for line in lines] == [["MF, Yelp2018, 100 negatives", m] for m in ("Recall@20", "NDCG@20")]
+    ccl, mml = ([value(label, seed, 4) for seed in range(1, 6)] for label in ("CCL", "MML"))
+    assert lines[0][2:5] == [f"{sum(ccl) / 5:.4f}", f"{sum(mml) / 5:.4f}", "0.0123"]
+    assert lines[0][5] == f"{100 * (sum(mml) / sum(ccl) - 1):+.2f} % ({seeds_and_sd(ccl, mml)})"
+
+
+def seeds_and_sd(first, second):
+    sd = 100 * stdev(b - a for a, b in zip(first, second)) / (sum(first) / len(first))
+    return f"{len(first)} seeds: sd {sd:.2f} %"
