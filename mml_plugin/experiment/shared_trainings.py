@@ -56,4 +56,5 @@ def _without_data(key: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def lock_of(stem: Path) -> FileLock:
+    """What whoever reads or writes a suite's rows holds meanwhile."""
     return FileLock(str(stem.parent / f".{stem.name}.lock"))

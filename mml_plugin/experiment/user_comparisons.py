@@ -83,6 +83,7 @@ def rows_to_compare(rows: Rows, names: Collection[str] | None) -> Rows:
 
 
 def identities(rows: Rows) -> set[str]:
+    """Of the runs that the rows show."""
     return {row["identity"] for row in rows.done()}
 
 
