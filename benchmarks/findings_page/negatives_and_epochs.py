@@ -11,7 +11,7 @@ from mml_plugin.report.comparison import METRICS, Line, shared_seeds
 from mml_plugin.report.gain import gain_over_seeds
 from mml_plugin.report.pool import Pool
 from mml_plugin.report.table import markdown_table
-from mml_plugin.report.words import NOT_RUN, rounded, short
+from mml_plugin.report.words import NOT_MEASURED, NOT_RUN, rounded, short
 
 NEGATIVES = (10, 50, 100, 200, 400, 800)
 LOSSES = ("CCL", "MML", "BSL")
@@ -62,7 +62,7 @@ def first_epochs(pool: Pool) -> str:
                 reached = [_after_first(pool, expid, metric) for expid in expids]
                 if any(reached):
                     name = f"MF, {dataset}, {count} negatives"
-                    values = [rounded(fmean(found.values())) if found else NOT_RUN for found in reached]
+                    values = [_mean(pool, expid, found) for expid, found in zip(expids, reached)]
                     lines.append([name, short(metric), *values, _first_gain(pool, expids[:2], reached[:2], metric)])
     if not lines:
         return NOT_RUN.capitalize() + "."
@@ -70,15 +70,22 @@ def first_epochs(pool: Pool) -> str:
 
 
 def _after_first(pool: Pool, expid: str, metric: str) -> dict[str, float]:
-    """Seed -> what its best epoch of the first 20 has reached."""
+    """Seed -> what its best epoch of the first 20 has reached; without the seeds that do not measure it."""
     if (cut := pool.line(expid, settings=FIRST)) is not None:
-        return {seed: float(row[metric]) for seed, row in cut.runs.items()}
+        return {seed: float(row[metric]) for seed, row in cut.runs.items() if row.get(metric)}
     line, found = pool.line(expid), {}
     for seed, row in line.runs.items() if line else ():
-        if history := pool.epochs[row["identity"]][:FIRST_EPOCHS]:
-            best = max(history, key=lambda epoch: float(epoch[row["monitor"]]))
-            found[seed] = float(best[metric])
+        history, monitor = pool.epochs[row["identity"]][:FIRST_EPOCHS], row["monitor"]
+        if history and all(epoch.get(monitor) and epoch.get(metric) for epoch in history):
+            found[seed] = float(max(history, key=lambda epoch: float(epoch[monitor]))[metric])
     return found
+
+
+def _mean(pool: Pool, expid: str, found: dict[str, float]) -> str:
+    """The mean over seeds; in words where there is none."""
+    if found:
+        return rounded(fmean(found.values()))
+    return NOT_MEASURED if pool.line(expid) or pool.line(expid, settings=FIRST) else NOT_RUN
 
 
 def _first_gain(pool: Pool, expids: Sequence[str], reached: Sequence[dict[str, float]], metric: str) -> str:
@@ -87,6 +94,8 @@ def _first_gain(pool: Pool, expids: Sequence[str], reached: Sequence[dict[str, f
     if ccl is not None and mml is not None and shared_seeds(ccl, mml):
         return pool.gain_of(ccl, mml, metric).words()
     seeds = sorted(set(reached[0]) & set(reached[1]))
+    if not seeds:
+        return next((_mean(pool, expid, {}) for expid, found in zip(expids, reached) if not found), NOT_RUN)
     return gain_over_seeds(*([of_loss[seed] for seed in seeds] for of_loss in reached)).words()
 
 

@@ -184,6 +184,20 @@ def test_what_the_first_epochs_reach_is_read_off_whole_runs_where_none_was_cut(t
     assert lines[0][5] == f"{100 * (sum(mml) / sum(ccl) - 1):+.2f} % ({seeds_and_sd(ccl, mml)})"
 
 
+def test_what_a_run_does_not_measure_of_its_first_epochs_is_said(tmp_path):
+    rows = [{**cell(loss, 1), "expid": f"MF_yelp_{loss.lower()}", "cell": loss} for loss in ("CCL", "MML")]
+    epochs = [{**epoch, "cell": row["cell"]} for row in rows for epoch in history(row)]
+    for epoch in epochs:
+        if epoch["cell"] == "MML":
+            epoch["NDCG(k=20)"] = ""
+    cut = {"expid": "MF_yelp_bsl", "settings": "epochs=20", "cell": "cut", "NDCG(k=20)": ""}
+    Rows([*rows, {**cell("BSL", 1), **cut}], epochs).save(tmp_path / "suite_table4")
+    lines = [re.split(r" *\| *", line)[1:-1] for line in first_epochs(Pool(tmp_path)).splitlines()[2:]]
+    assert lines[1][1:] == ["NDCG@20", lines[1][2], "not measured", "not measured", "not measured"]
+    assert float(lines[1][2]) > 0
+    assert "not" not in " ".join(lines[0])
+
+
 def seeds_and_sd(first, second):
     sd = 100 * stdev(b - a for a, b in zip(first, second)) / (sum(first) / len(first))
     return f"{len(first)} seeds: sd {sd:.2f} %"
