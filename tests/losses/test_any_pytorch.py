@@ -169,6 +169,8 @@ def gradients(rank, store, out):
     torch.save({name: p.grad for name, p in model.named_parameters()}, f"{out}-{rank}.pt")
     if store:
         dist.destroy_process_group()
+        # The wrapped model keeps gloo's threads alive; one that wants the interpreter while it is taken down aborts.
+        os._exit(0)
 
 if __name__ == "__main__":
     folder = sys.argv[1]
