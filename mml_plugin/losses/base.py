@@ -51,9 +51,11 @@ class SampledLoss(nn.Module):
         scores = self.checked(y_pred, y_true)
         if self.needs_cosine:
             self._range.look(scores)
+        # Split, not sliced: the gradients of two slices are each written over the whole batch and then added up.
+        positive, negatives = scores.split([1, scores.size(1) - 1], dim=1)
         if self.needs_users:
-            return self.compute(scores[:, 0], scores[:, 1:], self.checked_users(users, scores))
-        return self.compute(scores[:, 0], scores[:, 1:])
+            return self.compute(positive.squeeze(1), negatives, self.checked_users(users, scores))
+        return self.compute(positive.squeeze(1), negatives)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SampledLoss:
         # model.bfloat16() reaches the losses in it, and a margin of 0.9 would become 0.8984.

@@ -149,7 +149,7 @@ def test_bands_against_brute_force_with_scores_on_the_thresholds(backend, thresh
     near = torch.cat(
         [edges, edges.nextafter(edges + 1), edges.nextafter(edges - 1), torch.tensor([-1.0, 1.5]).to(dtype)]
     )
-    y = near[torch.randint(0, len(near), (70, 9), generator=draw)].contiguous()
+    y = near[torch.randint(0, len(near), (70, 43), generator=draw)].contiguous()
     gradient = torch.randn(y.shape, generator=draw, dtype=dtype)
     tally = Tally(backends.select(backend, CPU), thresholds, CPU)
     for part in (slice(0, 69), slice(69, 70)):

@@ -325,28 +325,48 @@ def inverse_norms(squared_norms, floor, out):
         out[r] = 1 / n if n > floor else 1 / floor
 
 
+@njit(fastmath=FAST)
+def easiest_band(y, grad, edge):
+    """How many negatives of a row are not above ``edge``, and their summed |grad|; column 0 is no negative."""
+    count, total_grad = 0, 0.0
+    for j in range(1, y.shape[0]):
+        inside = not (y[j] > edge)
+        count += inside
+        total_grad += abs(grad[j]) if inside else 0.0
+    return count, total_grad
+
+
+@njit(fastmath=FAST)
+def band(y, grad, low, high):
+    """How many negatives of a row are above ``low`` and not above ``high``, and their summed |grad|."""
+    count, total_grad = 0, 0.0
+    for j in range(1, y.shape[0]):
+        inside = (y[j] > low) & (not (y[j] > high))
+        count += inside
+        total_grad += abs(grad[j]) if inside else 0.0
+    return count, total_grad
+
+
 @njit(parallel=True, cache=True)
 def bands(y, grad, thresholds, counts, sums):
-    """counts[p, k] negatives in band k and sums[p, k] their |grad|, of part p of the batch; column 0 is no negative."""
+    """counts[p, k] negatives in band k and sums[p, k] their |grad|, of part p of the batch; column 0 is no negative.
+
+    A row is read once per band, so that nothing depends on where a score lies: half of all negatives may be above the
+    lowest threshold once a model is trained, and a branch on each would be guessed wrong as often as right.
+    """
     parts, edges = counts.shape[0], thresholds.shape[0]
+    highest = y.dtype.type(np.inf)
     for p in prange(parts):
         # Counted in memory of the worker's own: neighbours in one cache line would wait for each other.
         count, total_grad = np.zeros(edges + 1, np.int64), np.zeros(edges + 1, np.float64)
-        first, last = p * y.shape[0] // parts, (p + 1) * y.shape[0] // parts
-        easy = 0.0
-        for b in range(first, last):
-            for j in range(1, y.shape[1]):
-                # Nearly all are easy: their band is what the others leave.
-                if edges and y[b, j] > thresholds[0]:
-                    k = 1
-                    while k < edges and y[b, j] > thresholds[k]:
-                        k += 1
-                    count[k] += 1
-                    total_grad[k] += abs(grad[b, j])
-                elif grad[b, j] != 0:
-                    easy += abs(grad[b, j])
-        total_grad[0] = easy
-        count[0] = (last - first) * (y.shape[1] - 1) - count.sum()
+        for b in range(p * y.shape[0] // parts, (p + 1) * y.shape[0] // parts):
+            found, pushed = easiest_band(y[b], grad[b], thresholds[0] if edges else highest)
+            count[0] += found
+            total_grad[0] += pushed
+            for k in range(1, edges + 1):
+                found, pushed = band(y[b], grad[b], thresholds[k - 1], thresholds[k] if k < edges else highest)
+                count[k] += found
+                total_grad[k] += pushed
         counts[p] = count
         sums[p] = total_grad
 
