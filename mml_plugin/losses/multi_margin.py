@@ -67,7 +67,7 @@ class MultiMarginLoss(SampledLoss):
     def penalty(self, scores: Tensor) -> Tensor:
         """What each similarity costs: 0 up to the lowest margin, then piecewise linear and rising."""
         start, slope, offset = (t.to(scores.dtype) for t in (self.start, self.slope, self.offset))
-        band = torch.bucketize(scores.detach().contiguous(), start[1:], out_int32=True)
+        band = torch.bucketize(scores.detach().contiguous(), start[1:])
         return offset[band] + slope[band] * (scores - start[band])
 
     def mean_penalty(self, scores: Tensor) -> Tensor:

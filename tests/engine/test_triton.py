@@ -179,6 +179,26 @@ def test_where_no_kernel_can_be_launched_the_torch_backend_takes_over(old_gpu, m
 
 
 @installed
+@pytest.mark.parametrize(
+    "full",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB."),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+    ],
+)
+def test_a_full_gpu_is_not_taken_for_one_that_triton_cannot_use(full, old_gpu, monkeypatch):
+    from mml_plugin.engine.backends import triton_gpu
+
+    def shuffled(*_):
+        raise full
+
+    monkeypatch.setattr(backends, "_cannot_build", lambda: "")
+    monkeypatch.setattr(triton_gpu.Engine, "shuffled", shuffled)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        backends.select("auto", old_gpu((9, 0)))
+
+
+@installed
 def test_from_7_5_on_triton_is_taken(old_gpu, monkeypatch, caplog):
     from mml_plugin.engine.backends import triton_gpu
 

@@ -31,6 +31,7 @@ from mml_plugin.engine.backends.base import (
     Positives,
     TableState,
 )
+from mml_plugin.errors import lacking_memory
 
 BLOCK = 1024  # entries of a kernel without rows
 TILE = 2048  # floats of a tile of rows
@@ -52,6 +53,8 @@ class Engine(Backend):
         try:
             self.shuffled(1, 0, 0, device).tolist()
         except Exception as error:
+            if lacking_memory(error):
+                raise  # the GPU is full, and would be for any other backend
             why = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CannotStart(f"triton cannot compile or launch a kernel here ({why})") from error
 
