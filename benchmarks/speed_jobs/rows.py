@@ -14,8 +14,8 @@ Row = dict[str, str]
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = [
     "case", "engine", "backend", "expid", "negatives", "device", "epoch_seconds", "times_faster", "sampling_seconds",
-    "forward_backward_seconds", "optimiser_seconds", "evaluation_seconds", "peak_memory_gb", "full_memory_gb",
-    "floor_share", "floor_seconds", "copy_gb_per_second", "captured",
+    "forward_backward_seconds", "optimiser_seconds", "fifth_epoch_seconds", "evaluation_seconds", "peak_memory_gb",
+    "full_memory_gb", "floor_share", "floor_seconds", "copy_gb_per_second", "captured",
     "scaled", "rows", "import_seconds", "compile_seconds", "cold_peak_memory_gb", "data_seconds", "first_step_seconds",
     "threads", "rounds", "epoch_seconds_all",
     "processor", "cores", "gpu", "torch", "numba", "commit", "date",
@@ -50,11 +50,11 @@ def write(path: Path, rows: list[dict[str, Any]], columns: list[str], key: tuple
 
 
 def median(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians of numbers, the last of everything else."""
+    """Medians of numbers, over the results that have one, and the last of everything else."""
     merged = dict(results[-1])
     for key, value in merged.items():
         if isinstance(value, float):
-            merged[key] = statistics.median(result[key] for result in results)
+            merged[key] = statistics.median(result[key] for result in results if key in result)
     return merged
 
 

@@ -11,6 +11,7 @@ STAGES = {
     "sampling_seconds": "sampling",
     "forward_backward_seconds": "forward, backward",
     "optimiser_seconds": "optimiser",
+    "fifth_epoch_seconds": "fifth epoch",
     "evaluation_seconds": "evaluation",
     "import_seconds": "import",
     "compile_seconds": "compilation, once",

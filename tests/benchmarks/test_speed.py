@@ -101,10 +101,10 @@ def test_a_case_is_timed_through_recbox_and_the_fast_engine(here, monkeypatch):
     """A whole case, with processes left out: the rows that ``times_faster`` and the scaling rest on."""
     measured, timed = [], speed.measure
     monkeypatch.setattr(speed, "measure", lambda job: measured.append(timed(job)) or measured[-1])
-    case = speed.Case("MF_tiny_ccl", 3, 200, {"reference": 2})
-    stock, fast = speed.run_case("yelp-ccl-10", case, "cpu", 2, {"recbox", "reference"})
-    assert [result["backend"] for result in measured] == ["", "reference"] * 2
-    ratios = [measured[i]["epoch_seconds"] / measured[i + 1]["epoch_seconds"] for i in (0, 2)]
+    case = speed.Case("MF_tiny_ccl", 3, 200, {"reference": 2, "torch": None})
+    stock, fast, whole = speed.run_case("yelp-ccl-10", case, "cpu", 2, {"recbox", "reference", "torch"})
+    assert [result["backend"] for result in measured] == ["", "reference", "torch"] * 2
+    ratios = [measured[i]["epoch_seconds"] / measured[i + 1]["epoch_seconds"] for i in (0, 3)]
     assert fast["times_faster"] == pytest.approx(sum(ratios) / 2)
     assert (stock["scaled"], stock["rows"], fast["scaled"]) == (True, 200, True)
     assert fast["rows"] == 2 * load_experiment(ROOT / "config", "MF_tiny_ccl").params["batch_size"]
@@ -112,6 +112,9 @@ def test_a_case_is_timed_through_recbox_and_the_fast_engine(here, monkeypatch):
     spent = fast["sampling_seconds"] + fast["optimiser_seconds"] + fast["forward_backward_seconds"]
     assert spent == pytest.approx(fast["epoch_seconds"])
     assert stock["full_memory_gb"] > stock["peak_memory_gb"]
+    # A whole epoch has a later one beside it, in the last round alone.
+    assert [("fifth_epoch_seconds" in result) for result in measured] == [False] * 5 + [True]
+    assert whole["fifth_epoch_seconds"] == measured[5]["fifth_epoch_seconds"] > 0
 
 
 def test_the_seconds_of_compilation_count_each_moment_once_and_nothing_that_is_compiled_already():
