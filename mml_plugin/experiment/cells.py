@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mml_plugin.data.interactions import load
 from mml_plugin.engine import backends
-from mml_plugin.errors import UserError
+from mml_plugin.errors import UserError, lacking_memory
 from mml_plugin.experiment.dataset import check_data, data_identity
 from mml_plugin.experiment.identity import Conditions, identity_of
 from mml_plugin.experiment.logs import show_duration
@@ -59,8 +59,10 @@ class Matcher:
         there = self._conditions_there(cell)
         if not self._same_run(cell, there):
             return f"{cell.folder.path} holds a run of another configuration or other data; --overwrite begins it anew"
+        if self.any_machine:
+            return ""
         here = self.conditions(cell.request)
-        if self.any_machine or there == here:
+        if there == here:
             return ""
         names = ("backend", "device", "threads")
         differ = [
@@ -197,6 +199,11 @@ class Runner:
             return Outcome(cell, FAILED if error else DONE, error), True
         except UserError as error:
             return Outcome(cell, FAILED, str(error)), False
+        except (MemoryError, RuntimeError) as error:
+            # What fits no more in this process, or on its GPU, may fit for the next cell.
+            if not (lacking := lacking_memory(error)):
+                raise
+            return Outcome(cell, FAILED, f"not enough memory: {lacking}"), False
         finally:
             claim.release()
 

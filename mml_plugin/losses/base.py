@@ -93,5 +93,8 @@ class SampledLoss(nn.Module):
         return ", ".join(f"{name}={value}" for name, value in public.items())
 
     def compute(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss of ``positive[B]``, ``negatives[B, N]`` and, with ``needs_users``, ``users[B]``."""
+        """The loss of ``positive[B]``, ``negatives[B, N]`` and, with ``needs_users``, ``users[B]``.
+
+        Both are views of one split of the scores, which autograd does not let anybody change in place.
+        """
         raise TypeError(f"{type(self).__name__} must define compute(positive, negatives)")

@@ -79,7 +79,7 @@ class MultiMarginLoss(SampledLoss):
         traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(scores)
         if traced or scores.device.type != "cpu":
             return self.penalty(scores).mean()
-        # By place in one dimension: a mask over two is twice as slow, and its gradient more so.
+        # By place in one dimension: the gradient of a choice by a mask over two is several times as slow.
         every = scores.reshape(-1)
         # Negated, so that a NaN is selected: training that has gone wrong must show in the loss.
         active = (every.detach() <= self.start[1].to(scores.dtype)).logical_not_().nonzero().squeeze(1)

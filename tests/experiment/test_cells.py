@@ -87,6 +87,28 @@ def test_a_damaged_result_fails_its_cell_and_no_other(home):
     assert "result.json cannot be read: it has no backend" in outcomes[0].error
 
 
+def test_a_full_gpu_fails_the_finished_cell_that_asks_for_its_backend_and_no_other(home, monkeypatch):
+    cells = cells_of("MF_tiny_mml", "MF_tiny_ccl")
+    runner(cells)[0].run(cells)
+    asked = []
+
+    def select(*_):
+        asked.append(1)
+        if len(asked) == 1:
+            raise RuntimeError("Triton Error [CUDA]: out of memory")
+        return real(*_)
+
+    real = cells_module.backends.select
+    monkeypatch.setattr(cells_module.backends, "select", select)
+    outcomes = runner(cells)[0].run(cells)
+    assert [outcome.state for outcome in outcomes] == [FAILED, DONE]
+    assert outcomes[0].error == "not enough memory: Triton Error [CUDA]: out of memory"
+    # Where any machine's run will do, nothing is asked.
+    asked.clear()
+    assert [outcome.state for outcome in runner(cells, matcher=Matcher(any_machine=True))[0].run(cells)] == [DONE, DONE]
+    assert not asked
+
+
 def test_a_finished_run_on_other_data_or_conditions_is_not_taken_for_the_cells(home, monkeypatch):
     cells = cells_of("MF_tiny_mml")
     runner(cells)[0].run(cells)

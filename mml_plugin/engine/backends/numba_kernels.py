@@ -351,8 +351,8 @@ def band(y, grad, low, high):
 def bands(y, grad, thresholds, counts, sums):
     """counts[p, k] negatives in band k and sums[p, k] their |grad|, of part p of the batch; column 0 is no negative.
 
-    A row is read once per band, so that nothing depends on where a score lies: half of all negatives may be above the
-    lowest threshold once a model is trained, and a branch on each would be guessed wrong as often as right.
+    A row is read once per band, up to the highest that it reaches: half of all negatives may be above the lowest
+    threshold once a model is trained, and a branch on each score would be guessed wrong as often as right.
     """
     parts, edges = counts.shape[0], thresholds.shape[0]
     highest = y.dtype.type(np.inf)
@@ -363,10 +363,14 @@ def bands(y, grad, thresholds, counts, sums):
             found, pushed = easiest_band(y[b], grad[b], thresholds[0] if edges else highest)
             count[0] += found
             total_grad[0] += pushed
+            left = y.shape[1] - 1 - found
             for k in range(1, edges + 1):
+                if left == 0:
+                    break
                 found, pushed = band(y[b], grad[b], thresholds[k - 1], thresholds[k] if k < edges else highest)
                 count[k] += found
                 total_grad[k] += pushed
+                left -= found
         counts[p] = count
         sums[p] = total_grad
 

@@ -54,7 +54,7 @@ class Engine(Backend):
             self.shuffled(1, 0, 0, device).tolist()
         except Exception as error:
             if lacking_memory(error):
-                raise  # the GPU is full, and would be for any other backend
+                raise  # a full GPU is no reason to train on it with another backend, which needs more of it
             why = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CannotStart(f"triton cannot compile or launch a kernel here ({why})") from error
 
