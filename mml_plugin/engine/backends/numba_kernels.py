@@ -18,6 +18,7 @@ from mml_plugin.engine.backends.numba_prefetch import prefetch_row
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 PARTS = 64  # of a sum over a whole table or batch
 RUN = 8  # rows that are moved as one, so that a loop's own cost is paid once for them; they stay in the first cache
+GROUP = 64  # scores that are held against the worst of the best at once; most groups have none above it
 AHEAD = 8  # rows that are asked for before they are read; processors hold about so many requests at once
 
 
@@ -387,23 +388,36 @@ def hide(scores, begin, rows, indptr, items, at):
         at[r] = place
 
 
+@njit(inline="always")
+def any_above(row, least):
+    """Whether any number of the row is above ``least``; NaN is not."""
+    found = False
+    for c in range(row.shape[0]):
+        found |= row[c] > least
+    return found
+
+
 @njit(parallel=True, cache=True)
 def top(scores, begin, seen, values, columns):
     """Merge columns, counted from ``begin``, into each row's best, largest first, equal ones by lowest column.
 
     The first ``seen`` of them are in it already.
     """
-    k = values.shape[1]
+    k, width = values.shape[1], scores.shape[1]
     for r in prange(scores.shape[0]):
         best, places, row = values[r], columns[r], scores[r]
-        for c in range(seen, row.shape[0]):
-            s = row[c]
-            # NaN and minus infinity are above nothing, and a later equal score does not enter.
-            if s > best[k - 1]:
-                p = k - 1
-                while p > 0 and best[p - 1] < s:
-                    best[p] = best[p - 1]
-                    places[p] = places[p - 1]
-                    p -= 1
-                best[p] = s
-                places[p] = begin + c
+        for first in range(seen, width, GROUP):
+            last = min(first + GROUP, width)
+            if not any_above(row[first:last], best[k - 1]):
+                continue
+            for c in range(first, last):
+                s = row[c]
+                # NaN and minus infinity are above nothing, and a later equal score does not enter.
+                if s > best[k - 1]:
+                    p = k - 1
+                    while p > 0 and best[p - 1] < s:
+                        best[p] = best[p - 1]
+                        places[p] = places[p - 1]
+                        p -= 1
+                    best[p] = s
+                    places[p] = begin + c
