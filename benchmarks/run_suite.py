@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -131,7 +132,8 @@ def run_suite(options: argparse.Namespace) -> int:
         )
     if not options.no_report:
         report(path, options)
-    return summary(outcomes)
+    without = [outcome.cell for outcome in outcomes if outcome.state == MISSING]
+    return summary(outcomes, without_rows(without, collector.judged(others)))
 
 
 def _seeds(text: str | None) -> list[int] | None:
@@ -323,11 +325,11 @@ def report(path: Path, options: argparse.Namespace) -> None:
     print(f"report: {reports.write(path, options.results, options.reports)}")
 
 
-def summary(outcomes: list[Outcome]) -> int:
-    """Say what came of it; returns the exit code."""
-    states: dict[str, int] = {}
-    for outcome in outcomes:
-        states[outcome.state] = states.get(outcome.state, 0) + 1
+def summary(outcomes: list[Outcome], new: list[Cell]) -> int:
+    """Say what came of it; returns the exit code. Of the cells without a run those that are not ``new`` have a row."""
+    states = Counter(
+        "kept" if outcome.state == MISSING and outcome.cell not in new else outcome.state for outcome in outcomes
+    )
     if states:
         print(", ".join(f"{count} {state}" for state, count in states.items()))
     for outcome in outcomes:

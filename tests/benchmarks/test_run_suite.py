@@ -87,6 +87,8 @@ def test_new_cells_are_those_without_a_row_whatever_became_of_the_run_folder(scr
     capsys.readouterr()
     assert script.main(["two.yaml", "--list", *WHERE]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["kept", "open"]
+    assert script.main(["two.yaml", "--collect", "--no-report", *WHERE]) == 0
+    assert capsys.readouterr().out == "1 kept, 1 missing\n"
     assert script.main(["two.yaml", "--new", "--no-report", *WHERE]) == 0
     assert [folder.parent.name for folder in (home / "runs").glob("*/*/result.json")] == [cells[1].folder.path.name]
     assert [row["state"] for row in Rows.load(home / "results" / "suite_two").cells] == ["done", "done"]
