@@ -19,13 +19,19 @@ def judged(header: Sequence[str], lines: Sequence[Sequence[str]], note: str = ""
 
 
 def value_of(line: Line | None, metric: str) -> str:
-    """A metric's mean over seeds; in words where there is none."""
-    if line is None:
-        return NOT_RUN
+    """A metric's mean over seeds, and of how many where there are several; in words where there is none."""
+    return NOT_RUN if line is None else _mean(line, metric) + _seeds(line)
+
+
+def both_metrics(line: Line | None) -> str:
+    """``0.0674 / 0.0556``, likewise."""
+    return NOT_RUN if line is None else " / ".join(_mean(line, metric) for metric in METRICS) + _seeds(line)
+
+
+def _mean(line: Line, metric: str) -> str:
     mean = line.mean(metric)
     return NOT_MEASURED if mean is None else rounded(mean)
 
 
-def both_metrics(line: Line | None) -> str:
-    """``0.0674 / 0.0556``."""
-    return NOT_RUN if line is None else " / ".join(value_of(line, metric) for metric in METRICS)
+def _seeds(line: Line) -> str:
+    return f" ({len(line.runs)} seeds)" if len(line.runs) > 1 else ""

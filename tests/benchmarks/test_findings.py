@@ -13,7 +13,9 @@ from findings_page.claims import on_par
 from findings_page.margins_or_weight import ablation
 from findings_page.negatives_and_epochs import NEGATIVES, by_negatives, first_epochs
 from findings_page.other_settings import plateau
+from findings_page.words import both_metrics, value_of
 
+from mml_plugin.report.comparison import Line
 from mml_plugin.report.pool import Pool
 from mml_plugin.report.rows import Rows
 from tests.report.sample import ROOT, cell, history, sample, suite_of, value
@@ -151,7 +153,22 @@ def test_losses_are_held_side_by_side_at_each_number_of_negatives(tmp_path):
     assert values == [["CCL", "0.0400", "0.0800"], ["MML", "0.0500", "0.0600"], ["BSL", "not run yet", "0.0700"]]
     assert to_ccl == [["+25.00 % (1 seed)", "-25.00 % (1 seed)"]]
     assert to_bsl == [["not run yet", "-14.29 % (1 seed)"]]
-    assert fewer == [["-37.50 % (1 seed)"]]
+    assert fewer == [["100", "-37.50 % (1 seed)"]]
+
+
+def test_mml_with_fewer_negatives_stands_beside_ccl_with_100_and_with_the_most_that_were_run(tmp_path):
+    reached = {("CCL", 100): 0.08, ("CCL", 400): 0.1, ("MML", 10): 0.06, ("MML", 100): 0.09, ("MML", 800): 0.12}
+    rows = [
+        {**cell(loss, 1, negatives=count), "Recall(k=20)": str(value),
+         "expid": f"MF_gowalla_{loss.lower()}" + ("" if count == 100 else f"_n{count}")}
+        for (loss, count), value in reached.items()
+    ]  # fmt: skip
+    suite_of(tmp_path, "figure3", *rows)
+    lines = [re.split(r" *\| *", line)[1:-1] for line in by_negatives(Pool(tmp_path)).split("\n\n")[-1].splitlines()]
+    assert lines[0] == ["MML to CCL with more", "CCL with", "MML with 10", "MML with 100"]
+    assert [line[1:] for line in lines if line[0] == "Gowalla, Recall@20"] == [
+        ["100", "-25.00 % (1 seed)", "–"], ["400", "-40.00 % (1 seed)", "-10.00 % (1 seed)"]
+    ]  # fmt: skip
 
 
 def test_the_schedule_stands_beside_the_constant_learning_rate(tmp_path):
@@ -201,3 +218,15 @@ def test_what_a_run_does_not_measure_of_its_first_epochs_is_said(tmp_path):
 def seeds_and_sd(first, second):
     sd = 100 * stdev(b - a for a, b in zip(first, second)) / (sum(first) / len(first))
     return f"{len(first)} seeds: sd {sd:.2f} %"
+
+
+def test_a_mean_says_over_how_many_seeds_where_there_are_several():
+    def line(*reached):
+        return Line(
+            "X", {str(seed): {"Recall(k=20)": value, "NDCG(k=20)": "0.5"} for seed, value in enumerate(reached)}
+        )
+
+    assert value_of(line("0.1", "0.2"), "Recall(k=20)") == "0.1500 (2 seeds)"
+    assert value_of(line("0.1"), "Recall(k=20)") == "0.1000"
+    assert both_metrics(line("0.1", "0.2", "0.3")) == "0.2000 / 0.5000 (3 seeds)"
+    assert both_metrics(line("")) == "not measured / 0.5000"
