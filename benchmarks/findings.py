@@ -11,8 +11,9 @@ from pathlib import Path
 from findings_page.claims import claims
 from findings_page.margins_or_weight import ablation
 from findings_page.negatives_and_epochs import by_negatives, first_epochs
-from findings_page.other_settings import anchors, crosscheck, held_out, plateau, strongest
+from findings_page.other_settings import crosscheck, held_out, plateau, strongest
 from findings_page.progress import progress
+from findings_page.public_anchors import anchors, public_logs
 from findings_page.readme import readme_table
 from marks import fill
 
@@ -56,6 +57,9 @@ def findings(pool: Pool) -> str:
         "**Other settings than the paper's** (800 to 2000 negatives, other schedules), so not comparable with the "
         "tables above; selected on test. They say how far the same models have been taken by others.",
         anchors(pool),
+        "RecZoo's logs are of an older recbox, whose negatives nobody can draw again. The same experiments beside "
+        "them, epoch by epoch (best: of the metric that is watched, NDCG@20 for SimpleX on Gowalla, else Recall@20).",
+        public_logs(pool),
         "## The strongest number of each loss here",
         "Over every setting that was run (paper's, plateau schedule, more negatives, authors' own); tuning effort is "
         "not equal, and all are selected on test.",

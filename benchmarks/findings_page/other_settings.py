@@ -1,12 +1,11 @@
-"""Beside the paper's protocol: held-out, others' settings, the strongest number, both engines."""
+"""Beside the paper's protocol: held-out, the plateau schedule, the strongest number, both engines."""
 
 from __future__ import annotations
 
-from findings_page.paper import DATASETS, FOLDERS, printed
+from findings_page.paper import DATASETS, FOLDERS
 from findings_page.words import value_of
-from mml_plugin.report.comparison import METRICS, Line, paper_row, shared_seeds
+from mml_plugin.report.comparison import METRICS, Line, shared_seeds
 from mml_plugin.report.pool import Pool
-from mml_plugin.report.rows import Row
 from mml_plugin.report.table import markdown_table
 from mml_plugin.report.words import NOT_RUN, short, with_sd
 
@@ -48,34 +47,6 @@ def plateau(pool: Pool) -> str:
     return markdown_table(header, lines, left=2)
 
 
-def anchors(pool: Pool) -> str:
-    """What others publish, with their settings, and what the same settings reach here."""
-    lines = []
-    for anchor in printed("anchors"):
-        match = next((line for line in _whole_runs(pool) if _is_of(anchor, line)), None)
-        recall, ndcg = (value_of(match, metric) for metric in METRICS)
-        name = f"{anchor['model']} + {anchor['loss']}, {anchor['dataset']}"
-        values = [anchor["recall_at_20"], recall, anchor["ndcg_at_20"], ndcg]
-        lines.append([name, *values, anchor["setting"], anchor["source"]])
-    header = ["published", "Recall@20", "here", "NDCG@20", "here", "setting", "source"]
-    return markdown_table(header, lines)
-
-
-def _is_of(anchor: Row, line: Line) -> bool:
-    """Whether the line is trained in the anchor's setting."""
-    of_setting = {"BSL": "bslnative", "CCL": "reczoo"}.get(anchor["loss"], "")
-    return of_setting in line.first["expid"] and bool(paper_row([anchor], line.first))
-
-
-def _whole_runs(pool: Pool) -> list[Line]:
-    """Lines of the fast engine selected on test, with nothing overridden."""
-    return [
-        line
-        for (_, protocol, engine, settings), line in pool.lines.items()
-        if (protocol, engine, settings) == ("paper", "fast", "")
-    ]
-
-
 def strongest(pool: Pool) -> str:
     """The best finished run of each loss on MF, whatever its setting."""
     lines = []
@@ -84,7 +55,7 @@ def strongest(pool: Pool) -> str:
             name = f"{DATASETS[data]}, {loss}"
             runs = [
                 line
-                for line in _whole_runs(pool)
+                for line in pool.selected_on_test()
                 if not line.first.get("cut")
                 and (line.first["model"], line.first["dataset"], line.first["loss"]) == ("MF", folder, loss)
             ]

@@ -68,6 +68,11 @@ class Pool:
         """The runs of an experiment on the fast engine, nothing overridden unless said."""
         return self.lines.get((expid, protocol, "fast", settings))
 
+    def selected_on_test(self) -> list[Line]:
+        """The fast engine's lines under the paper's protocol, nothing overridden."""
+        wanted = ("paper", "fast", "")
+        return [line for (_, *setting), line in self.lines.items() if tuple(setting) == wanted]
+
     def gain(self, first: str, second: str, metric: str, protocol: str = "paper") -> Gain:
         """How much more the second experiment reaches."""
         a, b = self.line(first, protocol), self.line(second, protocol)
