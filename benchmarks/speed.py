@@ -74,11 +74,11 @@ class Case:
     backends: dict[str, int | None]
 
 
-QUICK = {"numba": None, "torch": 100}
+QUICK = {"numba": None, "torch": 100, "reference": 20}
 CASES = {
     "yelp-ccl-10": Case("MF_yelp_ccl", 10, 120_000, QUICK),
-    "yelp-ccl-100": Case("MF_yelp_ccl", 100, 120_000, {**QUICK, "reference": 20}),
-    "yelp-ccl-800": Case("MF_yelp_ccl", 800, 40_000, {"numba": None, "torch": 30}),
+    "yelp-ccl-100": Case("MF_yelp_ccl", 100, 120_000, QUICK),
+    "yelp-ccl-800": Case("MF_yelp_ccl", 800, 40_000, {"numba": None, "torch": 30, "reference": 10}),
     "yelp-mml-100": Case("MF_yelp_mml", 100, 60_000, {"numba": None}),
     "yelp-mml-800": Case("MF_yelp_mml", 800, 40_000, {"numba": None}),
     "yelp-bsl-100": Case("MF_yelp_bsl", 100, 60_000, {"numba": None}),

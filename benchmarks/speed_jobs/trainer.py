@@ -40,7 +40,7 @@ def build(job: dict[str, Any]) -> Any:
     loss = build_loss(experiment.loss, **experiment.loss_params).to(device)
     return Trainer(
         model.declare(), model, loss, run_fast.training_data(data, words, device),
-        run_fast.settings(context, model), backends.select(job["backend"], device),
+        run_fast.settings(context, model, loss), backends.select(job["backend"], device),
     )  # fmt: skip
 
 

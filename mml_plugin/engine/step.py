@@ -88,6 +88,9 @@ class Step:
         self.parameters, self.states = dict(parameters), dict(states)
         self._state_of = {id(parameter): self.states[name] for name, parameter in self.parameters.items()}
         self._name_of = {id(parameter): name for name, parameter in self.parameters.items()}
+        self._needs_users = getattr(loss, "needs_users", False)
+        of_loss = {id(parameter) for parameter in loss.parameters()}
+        self._loss_parameters = {name: p for name, p in self.parameters.items() if id(p) in of_loss}
         # By shape: a captured step reads its labels' memory after a short batch needed others.
         self._labels: dict[torch.Size, Tensor] = {}
 
@@ -141,10 +144,15 @@ class Step:
         return loss, y_pred.detach(), gradient
 
     def _differentiate(self, y_pred: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss and dL/dy_pred."""
+        """The loss and dL/dy_pred; the gradients of the loss's own parameters go to their states."""
         seen = y_pred.detach().requires_grad_()
         loss = self._loss(seen, users)
-        (gradient,) = torch.autograd.grad(loss, seen)
+        own = self._loss_parameters
+        gradient, *found = torch.autograd.grad(
+            loss, [seen, *own.values()], allow_unused=bool(own), materialize_grads=bool(own)
+        )
+        for name, slope in zip(own, found):
+            self.states[name].add_dense(slope)
         return loss, gradient.contiguous()
 
     def _scores(self, vectors: Tensor, scale: Tensor | None, batch: Batch) -> Tensor:
@@ -184,9 +192,12 @@ class Step:
             labels = torch.zeros(y_pred.shape, dtype=torch.float32, device=y_pred.device)
             labels[:, 0] = 1
             self._labels[y_pred.shape] = labels
-        if getattr(self.loss, "needs_users", False):
-            return self.loss(y_pred, labels, users=users)
-        return self.loss(y_pred, labels)
+        before = labels._version
+        loss = self.loss(y_pred, labels, users=users) if self._needs_users else self.loss(y_pred, labels)
+        if labels._version != before:
+            # A loss that writes on its labels gets new ones in every step, as in recbox.
+            del self._labels[y_pred.shape]
+        return loss
 
     def _collect(self, leaves: tuple[tuple[Tensor, Tensor, Tensor], ...]) -> None:
         for table, rows, vectors in leaves:

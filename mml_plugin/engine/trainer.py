@@ -25,8 +25,9 @@ from mml_plugin.engine.sampler import NegativeSampler
 from mml_plugin.engine.schedule import Schedule, reduced
 from mml_plugin.engine.step import Batch, Step, StepResult
 from mml_plugin.engine.tally import Tally, active_share
+from mml_plugin.engine.trained import check_declared, trained_parameters, weights_of
 from mml_plugin.engine.user_tower import RaggedHistories, UserTower
-from mml_plugin.errors import UserError
+from mml_plugin.errors import UserError, nearest
 from mml_plugin.memory import PeakMemory
 from mml_plugin.records import EpochRecord
 from mml_plugin.states import check_same, check_same_data, damage_named, read_state, write_state
@@ -129,13 +130,19 @@ class Settings:
     progress: bool = True
 
 
+def _check_monitor(settings: Settings) -> None:
+    for name in settings.monitor:
+        if name not in settings.metrics:
+            raise UserError(f"the monitor {name!r} is none of the metrics; {nearest(name, tuple(settings.metrics))}")
+
+
 class Trainer:
     """Trains a declared model.
 
     Args:
         model: its declaration.
-        module: the module that owns the parameters; its ``state_dict`` is what is kept.
-        loss: on ``y_pred[B, 1+N]``.
+        module: the module that owns the model's parameters; its ``state_dict`` is kept, with the loss's.
+        loss: on ``y_pred[B, 1+N]``; its parameters, if any, are trained and kept as the model's.
         data: what to read.
         settings: how to train.
         backend: computes the steps.
@@ -143,6 +150,10 @@ class Trainer:
         on_epoch: told of each finished epoch.
         graph: captures the step; by default a CUDA graph on a GPU and none on a CPU.
         data_id: what the data are, in a word; a checkpoint of other data is not gone on with.
+
+    Raises:
+        UserError: for a declared table that is not trained, for a batch penalty on a model that is more than two
+            tables, and for a monitor that is none of the metrics.
     """
 
     def __init__(
@@ -159,13 +170,19 @@ class Trainer:
         data_id: str = "",
     ) -> None:
         self.data_id = data_id
-        self.model, self.module, self.data, self.settings, self.backend = model, module, data, settings, backend
+        self.model, self.module, self.loss, self.data = model, module, loss, data
+        self.settings, self.backend = settings, backend
         self.state_path, self.on_epoch = state_path, on_epoch
         self.device = data.users.device
         self.tower = UserTower(model, data.history.max_len if data.history else 0, settings.dropout_first, backend)
         if model.history is not None and not self.tower.needs_history:
             logging.info("gamma is 1: histories cannot matter and are not computed")
-        self._parameters = parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self._parameters = parameters = trained_parameters(module, loss)
+        check_declared(model, parameters)
+        _check_monitor(settings)
+        # A backend's passes take tables of one type.
+        for parameter in loss.parameters():
+            parameter.data = parameter.data.to(model.user_table.dtype)
         self._reads: dict[str, Callable[[Batch], Tensor]] = {}  # of each delayed table, the rows that a batch reads
         states = {name: TableState.of(parameter) for name, parameter in parameters.items()}
         self.optimiser = optimiser.create(
@@ -460,7 +477,7 @@ class Trainer:
         # On a plateau the kept weights were reloaded just now: they are still those of their own epoch.
         reloaded = not improved and self.settings.reduce_lr_on_plateau
         if improved or not (self.settings.save_best_only or reloaded):
-            self.best = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+            self.best = {name: tensor.detach().clone() for name, tensor in self.weights().items()}
             self.kept_epoch = self.epoch + 1
         if self.schedule.exhausted:
             self.stopped = True
@@ -469,10 +486,14 @@ class Trainer:
     @torch.no_grad()
     def _load(self, weights: Mapping[str, Tensor]) -> None:
         self.optimiser.settle()
-        own = self.module.state_dict()
+        own = self.weights()
         for name, tensor in weights.items():
             own[name].copy_(tensor)
         self.optimiser.measure()
+
+    def weights(self) -> dict[str, Tensor]:
+        """Name -> tensor of the model's and the loss's, recbox's names for them; the tensors themselves, no copies."""
+        return weights_of(self.module, self.loss)
 
     def check_finite(self, loss: float) -> None:
         """Raise a :class:`UserError` for a loss that is no finite number."""
@@ -499,7 +520,7 @@ class Trainer:
             "epoch": self.epoch,
             "stopped": self.stopped,
             "schedule": [schedule.best, schedule.best_epoch, schedule.stops],
-            "model": self.module.state_dict(),
+            "model": self.weights(),
             "best": self.best,
             "kept_epoch": self.kept_epoch,
             "optimiser": self.optimiser.state_dict(),

@@ -20,6 +20,7 @@ from mml_plugin.engine import backends
 from mml_plugin.engine.metrics import METRICS
 from mml_plugin.engine.optimiser import Penalty
 from mml_plugin.engine.ranking import ItemLists
+from mml_plugin.engine.trained import trained_parameters
 from mml_plugin.engine.trainer import Settings, Trainer, TrainingData
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.config import Experiment
@@ -86,7 +87,7 @@ def train(context: Context) -> Trained:
         model,
         loss,
         training_data(data, words, context.device),
-        settings(context, model),
+        settings(context, model, loss),
         backend,
         state_path=context.folder.checkpoint,
         on_epoch=context.on_epoch,
@@ -159,7 +160,7 @@ def validation_items(data: RunData) -> tuple[np.ndarray, np.ndarray]:
     return data.interactions.test_indptr, data.interactions.test_items
 
 
-def settings(context: Context, model: nn.Module) -> Settings:
+def settings(context: Context, model: nn.Module, loss: nn.Module) -> Settings:
     """The engine's settings out of recbox's keys."""
     params = context.params
     monitor = params["monitor"] if isinstance(params["monitor"], dict) else {params["monitor"]: 1.0}
@@ -175,7 +176,7 @@ def settings(context: Context, model: nn.Module) -> Settings:
         monitor=monitor,
         optimizer=params["optimizer"],
         max_gradient_norm=10.0 if norm is None else norm,
-        penalties={} if by_batch else penalties(params, model),
+        penalties={} if by_batch else penalties(params, model, loss),
         batch_penalty=float(params.get("regularizer") or 0) if by_batch else 0.0,
         dropout_first=params.get("dropout_position") == "before_normalize",
         shuffle=params.get("shuffle", True),
@@ -191,11 +192,11 @@ def settings(context: Context, model: nn.Module) -> Settings:
     )
 
 
-def penalties(params: Mapping[str, Any], model: nn.Module) -> dict[str, Penalty]:
-    """Each parameter's regulariser, split by its name as recbox does."""
+def penalties(params: Mapping[str, Any], model: nn.Module, loss: nn.Module) -> dict[str, Penalty]:
+    """Each parameter's regulariser, the loss's own included, split by its name as recbox does."""
     embedding = _penalty(params.get("regularizer" if params["model"] == "MF" else "embedding_regularizer"))
     net = _penalty(params.get("net_regularizer"))
-    return {name: embedding if "embedding_layer" in name else net for name, _ in model.named_parameters()}
+    return {name: embedding if "embedding_layer" in name else net for name in trained_parameters(model, loss)}
 
 
 def _penalty(value: float | str | None) -> Penalty:

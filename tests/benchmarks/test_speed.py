@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import speed
+import torch
 from speed_jobs.fast_epoch import compiling
+from speed_jobs.samplers import in_turn
 from speed_jobs.tables import newest
 
 from mml_plugin.data import synthetic
@@ -109,8 +111,11 @@ def test_a_case_is_timed_through_recbox_and_the_fast_engine(here, monkeypatch):
     assert (stock["scaled"], stock["rows"], fast["scaled"]) == (True, 200, True)
     assert fast["rows"] == 2 * load_experiment(ROOT / "config", "MF_tiny_ccl").params["batch_size"]
     # The median of two is their mean, so the stages of the medians still add up.
-    spent = fast["sampling_seconds"] + fast["optimiser_seconds"] + fast["forward_backward_seconds"]
-    assert spent == pytest.approx(fast["epoch_seconds"])
+    for row in (fast, stock):
+        spent = [row[f"{stage}_seconds"] for stage in ("sampling", "optimiser", "forward_backward")]
+        assert sum(spent) == pytest.approx(row["epoch_seconds"])
+        assert min(spent) > 0
+        assert row["threads"] == torch.get_num_threads()
     assert stock["full_memory_gb"] > stock["peak_memory_gb"]
     # A whole epoch has a later one beside it, in the last round alone.
     assert [("fifth_epoch_seconds" in result) for result in measured] == [False] * 5 + [True]
@@ -178,6 +183,22 @@ def test_the_readme_shows_each_cases_newest_pair_and_no_pair_of_different_runs()
         assert [(cell[0], cell[3]) for cell in cells] == [("a", "100.0 s, 7.0 s"), ("b", "100.0 s, 5.0 s")]
 
 
+def test_each_sampler_takes_each_place_of_a_round_equally_often():
+    kinds = ("uniform", "popularity", "excluding")
+    rounds = [in_turn(kinds, number) for number in range(6)]
+    assert all(sorted(order) == sorted(kinds) for order in rounds)
+    for place in range(3):
+        assert sorted(order[place] for order in rounds) == sorted(kinds * 2)
+
+
+def test_on_a_gpu_its_own_backends_are_measured_and_recbox_is_not():
+    every = {"recbox", "numba", "torch", "reference", "triton"}
+    for case in speed.CASES.values():
+        jobs = speed._jobs(case, "cuda", every)
+        assert {name: job["steps"] for name, job in jobs.items()} == {"triton": None, "torch": None}
+        assert all(job["device"] == "cuda" and job["engine"] == "fast" for job in jobs.values())
+
+
 def test_what_cannot_run_here_is_left_out_with_the_reason(here, monkeypatch, capsys):
     from mml_plugin.engine import backends
 
@@ -190,8 +211,6 @@ def test_what_cannot_run_here_is_left_out_with_the_reason(here, monkeypatch, cap
 
 
 def test_a_gpu_that_is_not_there_is_said_before_anything_runs(here, monkeypatch, capsys):
-    import torch
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(sys, "argv", ["speed.py", "--device", "cuda"])

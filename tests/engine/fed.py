@@ -17,6 +17,7 @@ from mml_plugin.engine.trainer import Trainer
 from mml_plugin.experiment import run_fast
 from mml_plugin.experiment.dataset import load_data
 from mml_plugin.hosts import recbox
+from mml_plugin.hosts.recbox.plugging import attach_loss
 from mml_plugin.hosts.recbox.training import prepare_training
 from mml_plugin.registry import margins_of, params_from_config
 
@@ -41,24 +42,29 @@ class RecordedDropout(nn.Module):
 class Pair:
     """One experiment, prepared twice.
 
+    Args:
+        loss: in place of the experiment's.
+
     Attributes:
         model, loader: recbox's.
         trainer: the fast engine's.
     """
 
-    def __init__(self, params, tmp_path, backend="reference", dtype=torch.float64):
+    def __init__(self, params, tmp_path, backend="reference", dtype=torch.float64, loss=None):
         params = {"verbose": 0, "monitor_mode": "max", "save_best_only": True, **params}
         with recbox.registered():
             self.model, self.loader, self.valid, _ = prepare_training(
                 params, getattr(model_zoo, params["model"]), tmp_path / "cache"
             )
+        if loss is not None:
+            attach_loss(self.model, loss)
         self.model.to(dtype)
         self.model.dropout = RecordedDropout(self.model.dropout.p, 1)
         attention = getattr(getattr(self.model, "behavior_aggregation", None), "dropout", None)
         if attention is not None:
             self.model.behavior_aggregation.dropout = RecordedDropout(attention.p, 2)
         # recbox's own loss class where it has one: the engine is what is compared here.
-        self.trainer = make_trainer(params, backend, dtype, loss=copy.deepcopy(self.model.loss_fn))
+        self.trainer = make_trainer(params, backend, dtype, loss=copy.deepcopy(loss or self.model.loss_fn))
         self.params = params
 
     def batch(self, inputs):
@@ -125,5 +131,5 @@ def make_trainer(params, backend="reference", dtype=torch.float64, loss=None, de
     chosen = backends.select(backend, device) if isinstance(backend, str) else backend
     return Trainer(
         model.declare(), model, loss.to(device), run_fast.training_data(data, words, device),
-        dataclasses.replace(run_fast.settings(context, model), capture=capture), chosen, **changes,
+        dataclasses.replace(run_fast.settings(context, model, loss), capture=capture), chosen, **changes,
     )  # fmt: skip

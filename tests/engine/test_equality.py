@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
+from mml_plugin.losses.base import SampledLoss
 
 from .fed import Pair
 
@@ -18,14 +21,14 @@ WIDE = "lambda w: nn.init.normal_(w, std=0.1)"
 
 def compare(pair, losses, parameters, plateau_at=None):
     initial = {name: value.clone() for name, value in pair.model.state_dict().items()}
-    own = pair.trainer.module.state_dict()
+    own = pair.trainer.weights()
     assert set(initial) == set(own)
     assert all(torch.equal(initial[name], own[name]) for name in initial)
     theirs, ours, bites = pair.run(STEPS, plateau_at)
     assert len(ours) >= STEPS
     worst = max(abs(a - b) / max(abs(a), 1.0) for a, b in zip(theirs, ours))
     assert worst <= losses
-    own = pair.trainer.module.state_dict()
+    own = pair.trainer.weights()
     moved = max((value - initial[name]).abs().max().item() for name, value in own.items())
     assert moved > 1e-3
     for name, value in pair.model.state_dict().items():
@@ -53,6 +56,11 @@ VARIANTS = {
     "short histories": ("SimpleX_satt_ccl", {"max_len": 3}),
     "bias and attention": ("SimpleX_satt_ccl", {"enable_bias": True, "net_dropout": 0.2}),
     "sigmoid": ("MF_bce", {"similarity_score": "sigmoid"}),
+    # Losses of the paper's section 3 that no experiment of config/ trains.
+    "contrastive": ("MF_ccl", {"loss": "ContrastiveLoss", "margin": 1.2}),
+    "triplet": ("MF_ccl", {"loss": "TripletLoss", "margin": 0.3}),
+    "infonce": ("MF_ccl", {"loss": "InfoNCELoss", "temperature": 0.2}),
+    "generalized": ("MF_ccl", {"loss": "GeneralizedContrastiveLoss", "f": "triplet", "margin": 0.3}),
 }
 
 
@@ -77,6 +85,33 @@ def test_plateau_reload_keeps_the_moments(name, golden_params, tmp_path):
     compare(Pair(golden_params(name), tmp_path), losses=1e-10, parameters=1e-8, plateau_at=STEPS // 2)
 
 
+class LearntTemperature(SampledLoss):
+    """The softmax loss of a temperature that is trained, and of a scale that no score depends on."""
+
+    def __init__(self, needs_users=False):
+        super().__init__()
+        self.needs_users = needs_users
+        self.temperature = nn.Parameter(torch.tensor(0.2))
+        self.unused = nn.Parameter(torch.ones(2))
+
+    def compute(self, positive, negatives, users=None):
+        scores = torch.cat([positive[:, None], negatives], dim=1) / self.temperature
+        return (torch.logsumexp(scores, dim=1) - scores[:, 0]).mean()
+
+
+@pytest.mark.parametrize(
+    ("name", "backend", "needs_users"),
+    [("MF_mml", "numba", False), ("MF_mml", "reference", True), ("SimpleX_uatt_mml", "reference", False)],
+)
+def test_a_loss_with_parameters_is_trained_as_in_recbox(name, backend, needs_users, golden_params, tmp_path):
+    params = golden_params(name)
+    if name.startswith("SimpleX"):
+        params["net_regularizer"] = 1e-2
+    pair = Pair(params, tmp_path, backend, loss=LearntTemperature(needs_users))
+    compare(pair, losses=1e-10, parameters=1e-8, plateau_at=STEPS // 2)
+    assert abs(float(pair.trainer.loss.temperature.detach()) - 0.2) > 1e-3
+
+
 @pytest.mark.parametrize("backend", ["reference", "torch", "numba"])
 @pytest.mark.parametrize(
     "name", ["MF_mml", "MF_softmax", "SimpleX_mean_bias_ccl", "SimpleX_uatt_mml", "SimpleX_satt_ccl"]
@@ -87,3 +122,14 @@ def test_float32_backends_stay_close_to_recbox(name, backend, golden_params, tmp
     params = {**golden_params(name), "learning_rate": 1e-3, "embedding_initializer": WIDE}
     pair = Pair(params, tmp_path, backend, torch.float32)
     compare(pair, losses=1e-5, parameters=0.01 * params["learning_rate"] * STEPS)
+
+
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+@pytest.mark.parametrize(("changes", "plateau_at"), [({"max_gradient_norm": 0.01}, None), ({}, STEPS // 2)])
+def test_float32_stays_close_where_the_norm_is_clipped_and_after_a_plateau(
+    changes, plateau_at, backend, golden_params, tmp_path
+):
+    params = {**golden_params("MF_ccl"), "learning_rate": 1e-3, "embedding_initializer": WIDE, **changes}
+    pair = Pair(params, tmp_path, backend, torch.float32)
+    bites = compare(pair, 1e-5, 0.01 * params["learning_rate"] * STEPS, plateau_at)
+    assert not changes or bites > STEPS // 2

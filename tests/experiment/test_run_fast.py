@@ -312,10 +312,13 @@ def test_a_refused_overwrite_leaves_the_old_run_and_one_that_goes_on_does_not(ho
     def contents():
         return {path.name: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
 
-    def steps():
+    def events():
         found = tensorboard.EventAccumulator(str(folder.events))
         found.Reload()
-        return [event.step for event in found.Scalars("train/loss")]
+        return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+    def steps():
+        return [step for step, _ in events()["train/loss"]]
 
     before = contents()
     test = home / "data" / "synth" / "train.txt"
@@ -347,6 +350,14 @@ def test_a_refused_overwrite_leaves_the_old_run_and_one_that_goes_on_does_not(ho
     assert steps() == [1]
     go(runs="again", resume=True, tensorboard=True)
     assert steps() == [1, 2, 3]
+    history, metrics = pd.read_csv(folder.history), folder.read_result()["metrics"]
+    columns = {"train/loss": "train_loss", "train/seconds": "train_seconds"}
+    columns |= {f"evaluation/{name}": name for name in metrics}
+    told = events()
+    assert set(told) == {*columns, "train/active_share"}
+    for tag, column in columns.items():
+        assert [value for _, value in told[tag]] == pytest.approx(list(history[column]), rel=1e-3), tag
+    assert [value for _, value in told["train/active_share"]] == pytest.approx(list(1 - history["band_0"]), rel=1e-3)
     assert not [path.name for path in folder.path.iterdir() if path.name.startswith(".")]
 
 

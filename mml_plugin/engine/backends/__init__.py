@@ -61,11 +61,22 @@ class BackendInfo:
 
     def load(self, device: torch.device) -> Backend:
         """The backend; a :class:`CannotStart` where only trying tells that it cannot run on the device."""
+        if self.needs:
+            _import(self.needs)
         if self.prepares:
             importlib.import_module(f"{__name__}.{self.prepares}").ensure()
         backend = importlib.import_module(f"{__name__}.{self.module}").Engine()
         backend.try_out(device)
         return backend
+
+
+def _import(package: str) -> None:
+    """Raise a :class:`CannotStart` where an installed package does not import, as numba beside a newer numpy."""
+    try:
+        importlib.import_module(package)
+    except Exception as error:  # whatever its own code stumbles over
+        lines = str(error).strip().splitlines() or ["no reason given"]
+        raise CannotStart(f"the package {package} does not import: {type(error).__name__}: {lines[0]}") from error
 
 
 def _cannot_build() -> str:
