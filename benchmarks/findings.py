@@ -39,7 +39,8 @@ def findings(pool: Pool) -> str:
         "## The first 20 epochs",
         "The same experiments after 20 epochs, best of these on test: how fast each loss learns, not where it ends. Of "
         "the runs that were cut there, which have intervals over users, or else read off the whole runs' histories. No "
-        "claim above is judged by them. The paper's early stopping ends MF at epoch 19.",
+        "claim above is judged by them. Cut runs are trainings of their own, from an earlier day's engine, so that "
+        "their third digit is not the whole run's. The paper's early stopping ends MF at epoch 19.",
         first_epochs(pool),
         "## Is it the margins, or the weight?",
         "Held-out protocol. The paper keeps CCL at weight 150 and margin 0.9, tuned for 800 negatives; here both sides "
@@ -61,8 +62,8 @@ def findings(pool: Pool) -> str:
         "them, epoch by epoch (best: of the metric that is watched, NDCG@20 for SimpleX on Gowalla, else Recall@20).",
         public_logs(pool),
         "## The strongest number of each loss here",
-        "Over every setting that was run (paper's, plateau schedule, more negatives, authors' own); tuning effort is "
-        "not equal, and all are selected on test.",
+        "By Recall@20, over every setting that was run (paper's, plateau schedule, more negatives, authors' own), so "
+        "NDCG@20 may be higher in another; tuning effort is not equal, and all are selected on test.",
         strongest(pool),
         "## Both engines on the same experiments",
         "Selected on test. The engines draw different negatives from the same distribution, so they agree as two seeds "

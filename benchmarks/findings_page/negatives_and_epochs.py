@@ -14,6 +14,7 @@ from mml_plugin.report.table import markdown_table
 from mml_plugin.report.words import NOT_MEASURED, NOT_RUN, rounded, short
 
 NEGATIVES = (10, 50, 100, 200, 400, 800)
+WITH_MORE = (100, 400, 800)  # of CCL: the paper's number, and up to what it was published with
 LOSSES = ("CCL", "MML", "BSL")
 FIRST_EPOCHS = 20
 FIRST = f"epochs={FIRST_EPOCHS}"
@@ -38,20 +39,24 @@ def by_negatives(pool: Pool) -> str:
         markdown_table(["MML to BSL with as many", *map(str, counts)], to_bsl),
         _with_fewer(pool, counts),
     )
-    return "\n\n".join(tables)
+    return "\n\n".join(table for table in tables if table)
 
 
 def _with_fewer(pool: Pool, counts: Sequence[int]) -> str:
-    """MML against CCL with more negatives: with the paper's 100, and with the most that CCL has run with."""
-    most = max((n for n in counts if any(pool.line(_expid(data, "CCL", n)) for data in DATASETS)), default=100)
-    references = sorted({100, most})
-    fewer = [count for count in counts if count < max(references)]
+    """MML against CCL with more negatives, as far as CCL was run with them."""
+    references = [n for n in WITH_MORE if any(pool.line(_expid(data, "CCL", n)) for data in DATASETS)]
+    fewer = [count for count in counts if count < max(references, default=0)]
     lines = [
         [f"{dataset}, {short(metric)}", str(more),
          *(_mml_to("CCL", more, pool, data, n, metric) if n < more else "–" for n in fewer)]
         for data, dataset in DATASETS.items() for metric in METRICS for more in references
+        if pool.line(_expid(data, "CCL", more))
     ]  # fmt: skip
-    return markdown_table(["MML to CCL with more", "CCL with", *(f"MML with {n}" for n in fewer)], lines)
+    return (
+        ""
+        if not lines
+        else markdown_table(["MML to CCL with more", "CCL with", *(f"MML with {n}" for n in fewer)], lines)
+    )
 
 
 def _expid(data: str, loss: str, count: int) -> str:

@@ -32,7 +32,8 @@ def gains_at_10() -> list[Comparison]:
     return [
         (f"MF, {DATASETS[d]}", f"MF_{d}_ccl_n10", f"MF_{d}_mml_n10",
          [float(r["recall_gain_percent"]), float(r["ndcg_gain_percent"])])
-        for d, folder in FOLDERS.items() for r in printed("figure3_gains") if r["dataset"] == folder
+        for d, folder in FOLDERS.items() for r in printed("figure3_gains")
+        if (r["dataset"], r["num_negs"]) == (folder, "10")
     ]  # fmt: skip
 
 

@@ -47,6 +47,11 @@ class Interactions:
         return len(self.user_ids)
 
     @property
+    def num_test_users(self) -> int:
+        """Users with something in test: those that a metric is a mean over."""
+        return int(np.count_nonzero(np.diff(self.test_indptr)))
+
+    @property
     def num_items(self) -> int:
         """Items in train or test."""
         return len(self.item_ids)

@@ -113,6 +113,7 @@ def result_row(result: Mapping[str, Any], cell: Cell) -> Row:
         "gpu": " ".join(machine.get("gpus", [])) if result["device"] != "cpu" else "",
         **{name: versions.get(name, "") for name in ("python", "torch", "numpy", "numba", "triton", "recbox")},
         "users": result["data"]["users"],
+        "test_users": result["data"].get("test_users", ""),
         "data_fingerprint": result["data"]["fingerprint"][:FINGERPRINT],
         "identity": result["identity"],
         "commit": result["commit"],

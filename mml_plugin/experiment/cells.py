@@ -32,6 +32,7 @@ from mml_plugin.interrupts import children_heed_ctrl_c, termination_interrupts
 
 DONE, FAILED, MISSING, ELSEWHERE = "done", "failed", "missing", "running elsewhere"
 POLL_SECONDS = 1.0
+LOOK_SECONDS = 10.0  # more than a look at a finished run takes
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,8 @@ class Runner:
         claim = FileLock(f"{folder.path}.cell.lock")
         try:
             with writing(folder.path):
-                claim.acquire(timeout=0)
+                # Of a finished cell another process mostly looks only whether it is what was asked for.
+                claim.acquire(timeout=LOOK_SECONDS if folder.finished else 0)
         except Timeout:
             return Outcome(cell, ELSEWHERE), False
         try:
@@ -272,6 +274,11 @@ def _in_process(request: RunRequest) -> str:
         logging.debug("cell failed", exc_info=True)
         return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     return ""
+
+
+def running_elsewhere(count: int) -> str:
+    """``2 cells run in another process``."""
+    return "1 cell runs in another process" if count == 1 else f"{count} cells run in another process"
 
 
 def is_locked(path: Path) -> bool:

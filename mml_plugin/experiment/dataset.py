@@ -57,6 +57,7 @@ class RunData:
             "folder": self.folder.name,
             **data_identity(self.interactions),
             "users": self.interactions.num_users,
+            "test_users": self.interactions.num_test_users,
             "items": self.interactions.num_items,
             "train": len(self.interactions.train_items),
             "test": len(self.interactions.test_items),

@@ -99,6 +99,7 @@ LOSS_SPACES: dict[str, dict[str, list[Any]]] = {
 }
 # The same choice for every loss, the default first; the number of dimensions is nobody's merit and stays.
 LEARNING_RATES = [1e-3, 5e-4, 2e-3, 3e-4, 3e-3, 1e-4, 5e-3, 2e-4, 7e-4, 1.5e-3, 7e-3, 1e-2]
+FEW_TEST_USERS = 100
 FEW_VALIDATION = 200  # interactions; with fewer, the best epoch and cell are chosen by luck
 
 
@@ -301,11 +302,18 @@ def import_files(train: Path, test: Path, out: Path) -> tuple[Path, list[str]]:
             json.dump(sums, stream)
     content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     counts = ", ".join(f"{content[key]:,} {key}" for key in ("users", "items"))
-    said = f"{counts}, {content['train']:,} training and {content['test']:,} test interactions."
+    said = f"{counts}, {content['train']:,} training and {content['test']:,} test interactions. {_tested(folder)}"
     dropped = [note for note in content["notes"] if "without training history" in note]
     if not dropped:
         content["notes"].append("0 test users without training history were left out")
     return folder, [said, *(f"{note}." for note in content["notes"])]
+
+
+def _tested(folder: Path) -> str:
+    """How many users every metric is a mean over, and whether those are too few to say anything."""
+    users = load(folder).num_test_users
+    said = f"Every metric is a mean over {users:,} test user{'s' * (users != 1)}"
+    return said + ("; over so few, a difference is mostly luck." if users < FEW_TEST_USERS else ".")
 
 
 def _sums_of(mark: Path) -> dict[str, str]:

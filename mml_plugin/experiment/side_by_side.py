@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mml_plugin.experiment.cells import ELSEWHERE, FAILED, Matcher, Outcome, Runner
+from mml_plugin.experiment.cells import ELSEWHERE, FAILED, Matcher, Outcome, Runner, running_elsewhere
 from mml_plugin.experiment.collect import Collector
 from mml_plugin.experiment.suite import Cell, Suite
 from mml_plugin.report.build import build
@@ -92,7 +92,8 @@ def write_report(cells: Sequence[Cell], out: Path, spec: Spec) -> str:
     shown = [markdown_table(table.header, table.rows, table.left) for table in tables if "seeds" in table.header]
     found = only_protocol(rows.cells)
     words = f"Protocol {found}: {PROTOCOLS[found]}"
-    return "\n\n".join([words, *shown, f"Report: {(out / 'report.html').resolve()} (also .md and .csv)"])
+    kinds = " and ".join(kind for kind in (".md", ".csv") if (out / f"report{kind}").is_file())
+    return "\n\n".join([words, *shown, f"Report: {(out / 'report.html').resolve()} (also {kinds})"])
 
 
 def only(rows: Rows, cells: Sequence[Cell]) -> Rows:
@@ -109,7 +110,7 @@ def exit_code(outcomes: Sequence[Outcome], say: Callable[[str], None] = print) -
     """1 when a cell failed, after naming it; otherwise 0. Says also what another process still runs."""
     elsewhere = sum(outcome.state == ELSEWHERE for outcome in outcomes)
     if elsewhere:
-        say(f"{elsewhere} cells run in another process and are not in the report yet; the same command adds them then")
+        say(f"{running_elsewhere(elsewhere)}; the same command adds to the report what is missing there now")
     failed = [outcome for outcome in outcomes if outcome.state == FAILED]
     for outcome in failed:
         say(f"failed: {outcome.cell.name}: {outcome.error}")

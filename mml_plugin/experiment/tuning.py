@@ -32,7 +32,7 @@ from tqdm import tqdm
 from mml_plugin.data.interactions import load
 from mml_plugin.devices import resolve_device
 from mml_plugin.errors import UserError, nearest
-from mml_plugin.experiment.cells import DONE, ELSEWHERE, FAILED, is_locked
+from mml_plugin.experiment.cells import DONE, ELSEWHERE, FAILED, is_locked, running_elsewhere
 from mml_plugin.experiment.config import Experiment, config_files, load_experiment
 from mml_plugin.experiment.identity import canonical_hash
 from mml_plugin.experiment.run import DATA_KEYS, ENGINES, PROTOCOLS, RunRequest, check_choice
@@ -149,7 +149,7 @@ def run_grid(
             print(f"not taken: {obstacles[cell][1]}; remove its folder, and the same command runs the cell anew")
     elsewhere = list(states.values()).count(ELSEWHERE)
     if elsewhere:
-        print(f"{elsewhere} cells run in another process; the same command takes them in then")
+        print(f"{running_elsewhere(elsewhere)}; the same command takes in what is missing now")
     return 1 if {FAILED, DAMAGED, OTHER_DATA} & set(states.values()) else 0
 
 

@@ -254,11 +254,6 @@ def paper_row(table: Sequence[Row], row: Row, **more: str) -> Row | None:
     return None
 
 
-def at_best(epochs: Mapping[str, Sequence[Row]], line: Line, column: str) -> float:
-    """A history column at each seed's own best epoch, averaged over seeds. Every seed must have it."""
-    return fmean(float(epochs[row["cell"]][int(row["best_epoch"]) - 1][column]) for row in line.runs.values())
-
-
 def machine_of(row: Row) -> str:
     """What a run was made on, in words, as far as seconds depend on it."""
     gpu = f", {row['gpu']}" if row.get("gpu") else ""

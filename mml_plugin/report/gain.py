@@ -63,21 +63,24 @@ class Gain:
         return self._on("yes" if abs(self.percent) >= abs(claimed) / 2 else "smaller")
 
     def parity(self, second: str, first: str, claimed: float = 0.0) -> str:
-        """Whether two sides are on par: the interval over users lies within PAR percent either way.
+        """Whether two sides are on par: every interval that there is lies within PAR percent either way.
 
-        "no" and who is ahead when every interval that there is excludes 0, as in :meth:`verdict`; also whether the
-        paper's own figures, ``claimed`` percent apart, are as far from par on that side.
+        "no" when all lie beyond PAR on one side, "undecided" else; who is ahead when all exclude 0, as in
+        :meth:`verdict`; after a "no" also whether the paper's own figures, ``claimed`` percent apart, are as far from
+        par on that side.
         """
         if self.percent is None:
             return self.missing
         if math.isnan(self.low):
             return "no interval yet"
-        if self.low >= -PAR and self.high <= PAR:
+        intervals = [(self.low, self.high), (self.t_low, self.t_high)][: 1 if math.isnan(self.t_low) else 2]
+        if all(low >= -PAR and high <= PAR for low, high in intervals):
             return self._on("yes")
-        if not self.seen:
-            return self._on("undecided")
+        ahead = f", {second if self.percent > 0 else first} ahead" if self.seen else ""
+        if not (all(low > PAR for low, _ in intervals) or all(high < -PAR for _, high in intervals)):
+            return self._on(f"undecided{ahead}")
         as_printed = ", as in the paper" if abs(claimed) > PAR and claimed * self.percent > 0 else ""
-        return self._on(f"no, {second if self.percent > 0 else first} ahead{as_printed}")
+        return self._on(f"no{ahead}{as_printed}")
 
     def _on(self, verdict: str) -> str:
         """The verdict, with the number of seeds where they are too few to speak of other seeds."""

@@ -181,6 +181,26 @@ def test_short_histories_leave_little_validation_and_that_is_said(files, capsys)
     assert "chosen by luck" in said
 
 
+def test_how_many_users_a_metric_is_a_mean_over_is_said(files, capsys):
+    own = own_data.prepare(Path("my_train.csv"), Path("my_test.csv"), ["ccl", "mml"], Path("out"))
+    tested = sum(user != "nobody" and user != "neither" for user in users_of("my_test.csv"))
+    assert tested > 2
+    assert f"Every metric is a mean over {tested} test users; over so few, a difference is mostly luck." in " ".join(
+        own.notes
+    )
+    write(files / "one.csv", [("anna 3", "item-1"), ("anna 3", "item-2"), ("anna 3", "item-3"), ("anna 3", "item-4")])
+    words = ["compare", "--train", "my_train.csv", "--test", "one.csv", "--losses", "ccl,mml", "--seeds", "1"]
+    words += ["--epochs", "1", "--out", "one"]
+    assert compare(words) == 0
+    assert "Every metric is a mean over 1 test user; over so few" in (files / "one" / "report.md").read_text()
+    assert {row["test_users"] for row in Rows.load(files / "one" / "rows").done()} == {"1"}
+
+
+def users_of(path):
+    with open(path, newline="", encoding="utf-8") as stream:
+        return {line["user"] for line in csv.DictReader(stream)}
+
+
 def test_own_files_with_tuning_cells(files):
     words = ["compare", "--train", "my_train.csv", "--test", "my_test.csv", "--losses", "ccl,softmax", "--seeds", "2",
              "--cells", "3", "--negatives", "10", "--epochs", "2", "--out", "out"]  # fmt: skip
@@ -207,7 +227,7 @@ def test_further_seeds_wait_for_a_tuning_that_another_process_runs(files, capsys
         assert compare(words) == 0
     seeds = {(row["loss"], row["seed"]) for row in Rows.load(files / "out" / "rows").done()}
     assert seeds == {("CCL", "2019"), ("softmax", "2019"), ("softmax", "2020")}
-    assert "1 cells run in another process" in capsys.readouterr().err
+    assert "1 cell runs in another process" in capsys.readouterr().err
     assert compare(words) == 0
     seeds = {(row["loss"], row["seed"]) for row in Rows.load(files / "out" / "rows").done()}
     assert len(seeds) == 4

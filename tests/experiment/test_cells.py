@@ -8,12 +8,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
+from filelock import FileLock
 
 from mml_plugin.data import synthetic
 from mml_plugin.engine.trainer import Trainer
@@ -205,6 +207,23 @@ def test_a_run_that_somebody_else_holds_is_left_alone(home):
         outcomes = runner(cells)[0].run(cells)
     assert [outcome.state for outcome in outcomes] == [ELSEWHERE, DONE]
     assert not cells[0].folder.history.exists()
+
+
+def test_a_finished_cell_that_somebody_looks_at_is_waited_for(home, monkeypatch):
+    cells = cells_of("MF_tiny_mml")
+    runner(cells)[0].run(cells)
+    claim = FileLock(f"{cells[0].folder.path}.cell.lock", thread_local=False)
+    claim.acquire()
+    looking = threading.Timer(0.3, claim.release, kwargs={"force": True})
+    looking.start()
+    (outcome,) = runner(cells)[0].run(cells)
+    looking.join()
+    assert outcome.state == DONE
+    # Somebody who does not let go has it for longer than a look.
+    monkeypatch.setattr(cells_module, "LOOK_SECONDS", 0.05)
+    with FileLock(f"{cells[0].folder.path}.cell.lock"):
+        (outcome,) = runner(cells)[0].run(cells)
+    assert outcome.state == ELSEWHERE
 
 
 def test_ctrl_c_stops_the_cell_and_the_same_command_goes_on(home):

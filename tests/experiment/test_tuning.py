@@ -244,7 +244,7 @@ def test_a_cell_that_another_tuner_runs_is_left_to_it(tmp_path, monkeypatch, cap
     with FileLock(f"{run}.cell.lock"):
         assert main(words) == 0
     said = capsys.readouterr().out
-    assert "1 cells run in another process" in said
+    assert "1 cell runs in another process" in said
     assert "3 of 4 cells have a result" in said
     assert not list(work.glob(f"{name}*.log"))
     assert main(words) == 0

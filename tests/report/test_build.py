@@ -262,6 +262,26 @@ def test_a_cell_whose_row_is_outdated_is_unfinished_too():
     assert "Not run yet" not in text
 
 
+def test_what_a_family_buys_counts_the_cells_that_were_screened_out_too():
+    rows = tuned()
+    text = build(Spec("T"), rows).markdown()
+    assert "the best of 2 cells with several (several 0)" in text
+    assert "against the best of 2 cells with single (single 0)" in text
+    more = [
+        {**row, "label": "several 9", "cell": f"{row['cell']}9", "state": "screened out"} for row in rows.cells[-3:]
+    ]
+    text = build(Spec("T"), Rows([*rows.cells, *more], rows.history)).markdown()
+    assert "the best of 2 whole runs out of 3 cells with several (several 0)" in text
+    assert "against the best of 2 cells with single (single 0)" in text
+
+
+def test_a_chosen_cell_is_said_to_be_flattered_by_the_seed_that_chose_it():
+    rows = tuned()
+    assert "with the seed that chose it" not in build(Spec("T"), rows).markdown()
+    further = [{**row, "seed": "9", "cell": f"{row['cell']}9"} for row in rows.cells if row["label"].endswith("0")][::3]
+    assert "with the seed that chose it" in build(Spec("T"), Rows([*rows.cells, *further], rows.history)).markdown()
+
+
 def test_a_cell_that_another_process_runs_has_not_failed():
     rows = sample(labels=("CCL", "MML"), seeds=(1,))
     rows.cells[1]["state"] = "running elsewhere"
@@ -386,6 +406,16 @@ def test_a_history_that_begins_late_is_not_read_as_if_it_began_at_the_first_epoc
     assert "because not all epochs of the run are kept: MML." in text.split("## Band occupancy")[1]
     costs = [line.split("|") for line in text.split("## Time and memory")[1].splitlines() if "| MF on" in line]
     assert [[cell.strip() for cell in line][-3] for line in costs] == ["1.2", "–"]
+
+
+def test_a_seed_without_any_gradient_does_not_lower_the_others_shares():
+    rows = sample(labels=("CCL", "MML"), seeds=(1, 2))
+    for line in rows.history:
+        if line["cell"].endswith("s2") or "mml" in line["cell"]:
+            line.update({f"gradient_{band}": "0" for band in range(3)})
+    bands = build(Spec("T"), rows).markdown().split("## Band occupancy")[1].split("## Time")[0]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in bands.splitlines() if "| gradient" in line]
+    assert cells == [["CCL", "gradient", "0.0 %", "40.0 %", "60.0 %"], ["MML", "gradient", *["none"] * 3]]
 
 
 def test_bands_are_those_of_each_seeds_own_best_epoch():

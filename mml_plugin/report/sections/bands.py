@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from statistics import fmean
 
 from mml_plugin.report import figures
-from mml_plugin.report.comparison import Group, Line, at_best, mean_curve
+from mml_plugin.report.comparison import Group, Line
 from mml_plugin.report.document import Block, Document, Heading, Image, Table, Text
 from mml_plugin.report.rows import Row
 from mml_plugin.report.words import slug
@@ -22,8 +23,8 @@ def add_bands(document: Document, groups: Sequence[Group], epochs: Epochs) -> No
             Heading("Band occupancy"),
             Text(
                 "Every run's training negatives between the same thresholds (similarity, dropout included), whatever "
-                "its own margins, and each band's share of the gradient, the sum of |dL/dn|. Tables: at each run's "
-                "best epoch."
+                "its own margins, and each band's share of the gradient, the sum of |dL/dn|, over the seeds that have "
+                "one: where no negative is above a run's margins, none has. Tables: at each run's best epoch."
             ),
             *blocks,
         ]
@@ -74,15 +75,31 @@ def _is_counted(line: Line, epochs: Epochs, thresholds: Sequence[str]) -> bool:
 
 
 def _by_epoch(line: Line, epochs: Epochs, kind: str, bands: int) -> list[Sequence[float]]:
-    """Each band's share by epoch; none at all where one is not known."""
-    curves: list[Sequence[float]] = [mean_curve(epochs, line, f"{kind}_{band}") for band in range(bands)]
-    return curves if all(curves) else []
+    """Each band's share by epoch, as far as all seeds go; none at all where one is not known."""
+    seeds = _shares(line, epochs, kind, bands)
+    return list(zip(*(_over_seeds(rows) for rows in zip(*seeds))))
+
+
+def _shares(line: Line, epochs: Epochs, kind: str, bands: int) -> list[list[list[float]]]:
+    """Per seed and epoch the share of each band; empty where one is not known."""
+    columns = [f"{kind}_{band}" for band in range(bands)]
+    histories = [epochs.get(row["cell"], []) for row in line.runs.values()]
+    if not all(history and all(epoch.get(c) for epoch in history for c in columns) for history in histories):
+        return []
+    return [[[float(epoch[c]) for c in columns] for epoch in history] for history in histories]
+
+
+def _over_seeds(rows: Sequence[Sequence[float]]) -> list[float]:
+    """The mean over seeds that have anything in a band: of the gradient, those with a negative above a margin."""
+    having = [row for row in rows if any(row)]
+    return [fmean(shares) for shares in zip(*(having or rows[:1]))]
 
 
 def _at_best(line: Line, epochs: Epochs, bands: int, with_gradient: bool) -> list[list[str]]:
-    """The table's lines: shares at the best epoch."""
-    found = [("negatives", "band", 3), ("gradient", "gradient", 1)][: 1 + with_gradient]
-    return [
-        [line.name, word, *(f"{100 * at_best(epochs, line, f'{kind}_{band}'):.{digits}f} %" for band in range(bands))]
-        for word, kind, digits in found
-    ]
+    """The table's lines: shares at each seed's best epoch."""
+    found = []
+    for word, kind, digits in [("negatives", "band", 3), ("gradient", "gradient", 1)][: 1 + with_gradient]:
+        seeds = zip(line.runs.values(), _shares(line, epochs, kind, bands))
+        mean = _over_seeds([history[int(row["best_epoch"]) - 1] for row, history in seeds])
+        found.append([line.name, word, *(f"{100 * share:.{digits}f} %" if any(mean) else "none" for share in mean)])
+    return found
