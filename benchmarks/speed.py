@@ -16,8 +16,8 @@ its rows are timed on a share of the training rows (drawn evenly, at least one o
 scaled: ``rows`` says how many were trained, ``full_memory_gb`` what the whole epoch's draw would need. A fast row
 with less than a whole epoch's steps is scaled likewise. Epochs are whole ones after some 50 steps of
 warming up (on a GPU, after an epoch); ``fifth_epoch_seconds``, of the last round, is what one takes once the model has
-learnt and more negatives are above a margin. The samplers take turns within one process, on the same training rows, and
-are compared round by round.
+learnt and more negatives are above a margin. The samplers take turns within one process, on the same tables and
+training rows, and are compared round by round.
 
 On a GPU ``floor_seconds`` is what an epoch would take if every byte that it cannot avoid moved at the device's own copy
 speed (``copy_gb_per_second``, measured in the same process), and ``floor_share`` that over the epoch's seconds. A share

@@ -14,11 +14,16 @@ Turns = list[tuple[float, float]]
 
 
 def samplers(job: dict[str, Any]) -> dict[str, Any]:
-    """Nanoseconds per draw and milliseconds per step of each kind of sampler, which take turns on the same rows."""
+    """Nanoseconds per draw and milliseconds per step of each kind of sampler, which take turns on the same rows.
+
+    On a CPU one trainer is given each sampler in turn: tables of their own would differ in what memory they were given,
+    by more than samplers do. A GPU's step is captured with its draws, so there each has its trainer.
+    """
     import torch
 
-    trainers = {kind: build({**job, "set": changes}) for kind, changes in SAMPLERS.items()}
-    first = trainers["uniform"]
+    own = {kind: build({**job, "set": changes}) for kind, changes in SAMPLERS.items()}
+    first, drawn_by = own["uniform"], {kind: trainer.sampler for kind, trainer in own.items()}
+    trainers = own if job["device"] == "cuda" else dict.fromkeys(own, first)
     batches = min(job["batches"], first.batches_per_epoch)
     draws = min(first.settings.batch_size * batches, len(first.data.users)) * job["negatives"]
     found: dict[str, Turns] = {kind: [] for kind in trainers}
@@ -27,6 +32,7 @@ def samplers(job: dict[str, Any]) -> dict[str, Any]:
         order = order.split(first.settings.batch_size)[:batches]
         for kind in in_turn(tuple(trainers), epoch):
             trainer = trainers[kind]
+            trainer.sampler = drawn_by[kind]
             per_draw = _drawing(trainer, order, epoch, job) / draws * 1e9
             with epochs_of(trainer, batches):
                 found[kind].append((per_draw, seconds_of_epoch(trainer, epoch, job) / batches * 1e3))
