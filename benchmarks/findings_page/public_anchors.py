@@ -28,13 +28,13 @@ def anchors(pool: Pool) -> str:
     """The published figures with their settings, and what the same settings reach here."""
     lines = []
     for anchor in printed("anchors"):
-        line = _in_setting(pool, anchor)
+        line = in_setting(pool, anchor)
         values = [
             cell
             for metric, column in zip(METRICS, COLUMNS)
             for cell in (anchor[column], _beside(anchor[column], line, metric))
         ]
-        lines.append([_name(anchor), *values, anchor["setting"], anchor["source"]])
+        lines.append([name_of(anchor), *values, anchor["setting"], anchor["source"]])
     header = ["published", "Recall@20", "here", "NDCG@20", "here", "setting", "source"]
     return markdown_table(header, lines)
 
@@ -46,11 +46,12 @@ def _beside(published: str, line: Line | None, metric: str) -> str:
     return value_of(line, metric) + apart
 
 
-def _name(anchor: Row) -> str:
+def name_of(anchor: Row) -> str:
+    """``MF + CCL, yelp18``."""
     return f"{anchor['model']} + {anchor['loss']}, {anchor['dataset']}"
 
 
-def _in_setting(pool: Pool, anchor: Row) -> Line | None:
+def in_setting(pool: Pool, anchor: Row) -> Line | None:
     """The runs in an anchor's setting."""
     of_setting = {"BSL": "bslnative", "CCL": "reczoo"}.get(anchor["loss"], "")
     found = (
@@ -63,13 +64,13 @@ def _in_setting(pool: Pool, anchor: Row) -> Line | None:
 
 def public_logs(pool: Pool) -> str:
     """The published trainings epoch by epoch beside the first seed's here; only of those that were run here."""
-    pairs = [(log, line) for log in printed("anchor_logs") if (line := _in_setting(pool, log)) is not None]
+    pairs = [(log, line) for log in printed("anchor_logs") if (line := in_setting(pool, log)) is not None]
     if not pairs:
         return f"{NOT_RUN.capitalize()}."
     logs = [_of_log(log) for log, _ in pairs]
     runs = [_of_run(line.first, pool.epochs[line.first["identity"]]) for _, line in pairs]
     lines = [[what, *(cells[what] for both in zip(logs, runs) for cells in both)] for what in logs[0]]
-    header = [""] + [title for log, line in pairs for title in (_name(log), f"here, seed {line.first['seed']}")]
+    header = [""] + [title for log, line in pairs for title in (name_of(log), f"here, seed {line.first['seed']}")]
     return markdown_table(header, lines)
 
 

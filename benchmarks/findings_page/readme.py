@@ -5,6 +5,7 @@ from __future__ import annotations
 from findings_page.margins_or_weight import readme_ablation
 from findings_page.negatives_and_epochs import first_settings
 from findings_page.paper import COLUMNS, DATASETS, FOLDERS, gains_at_10, gains_at_100, printed
+from findings_page.public_anchors import in_setting, name_of
 from findings_page.words import both_metrics
 from mml_plugin.report.comparison import METRICS, Line
 from mml_plugin.report.pool import Pool
@@ -24,7 +25,7 @@ SAME_PIPELINE = ("MF", "BSL, in the others' pipeline", "bsl")
 
 def readme_table(pool: Pool) -> str:
     """The short tables of the README: paper and here, value by value, then MML against CCL."""
-    parts = [_values(pool), _gains(pool), readme_ablation(pool), _early(pool)]
+    parts = [_values(pool), _gains(pool), readme_ablation(pool), _early(pool), _anchors(pool)]
     parts.append(
         "The fast engine, selected on test as the paper selects, where it does not say held-out (selected on "
         "validation, measured on test); in brackets the 95 % interval over users and how many seeds. "
@@ -58,6 +59,18 @@ def _gains(pool: Pool) -> str:
                 cells = (cell for gain, claimed in zip(gains, claims) for cell in (signed(claimed), gain.words()))
                 lines.append([f"{name}, {at} negatives", *cells])
     header = ["MML over CCL", "Recall@20, paper", "here", "NDCG@20, paper", "here"]
+    return markdown_table(header, lines) if lines else ""
+
+
+def _anchors(pool: Pool) -> str:
+    """What others publish in logs and what the same settings reach here, of those that were run."""
+    lines = []
+    for anchor in printed("anchors"):
+        line = in_setting(pool, anchor)
+        if line is not None:
+            published = " / ".join(anchor[column] for column in COLUMNS)
+            lines.append([f"{name_of(anchor)}, {anchor['num_negs']} negatives", published, both_metrics(line)])
+    header = ["public logs, in their own settings", "Recall@20 / NDCG@20, published", "here"]
     return markdown_table(header, lines) if lines else ""
 
 
