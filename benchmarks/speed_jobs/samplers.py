@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import permutations
 from statistics import median
 from typing import Any
 
@@ -42,9 +43,9 @@ def samplers(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def in_turn(kinds: Sequence[str], number: int) -> Sequence[str]:
-    """The kinds in a round's order: each goes first, second and last equally often, since a place may be favoured."""
-    first = number % len(kinds)
-    return [*kinds[first:], *kinds[:first]]
+    """The kinds in a round's order: all orders in turn, since a place, or what went before, may be favoured."""
+    orders = list(permutations(kinds))
+    return orders[number % len(orders)]
 
 
 def _drawing(trainer: Any, order: Any, epoch: int, job: dict[str, Any]) -> float:

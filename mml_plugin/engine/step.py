@@ -13,6 +13,7 @@ from mml_plugin.engine.backends.base import Backend, PlainUsers, TableState
 from mml_plugin.engine.declaration import Declaration
 from mml_plugin.engine.optimiser import FusedAdam, GeneralOptimiser
 from mml_plugin.engine.scores import TableGradient, sampled_scores
+from mml_plugin.engine.trained import Loss
 from mml_plugin.engine.user_tower import RaggedHistories, UserTower
 from mml_plugin.errors import UserError
 
@@ -76,7 +77,7 @@ class Step:
         parameters: Mapping[str, nn.Parameter],
         states: Mapping[str, TableState],
         tower: UserTower,
-        loss: nn.Module,
+        loss: Loss,
         optimiser: FusedAdam | GeneralOptimiser,
         backend: Backend,
         batch_penalty: float = 0.0,
@@ -89,7 +90,7 @@ class Step:
         self._state_of = {id(parameter): self.states[name] for name, parameter in self.parameters.items()}
         self._name_of = {id(parameter): name for name, parameter in self.parameters.items()}
         self._needs_users = getattr(loss, "needs_users", False)
-        of_loss = {id(parameter) for parameter in loss.parameters()}
+        of_loss = {id(p) for p in loss.parameters()} if isinstance(loss, nn.Module) else set()
         self._loss_parameters = {name: p for name, p in self.parameters.items() if id(p) in of_loss}
         # By shape: a captured step reads its labels' memory after a short batch needed others.
         self._labels: dict[torch.Size, Tensor] = {}
@@ -195,7 +196,7 @@ class Step:
         before = labels._version
         loss = self.loss(y_pred, labels, users=users) if self._needs_users else self.loss(y_pred, labels)
         if labels._version != before:
-            # A loss that writes on its labels gets new ones in every step, as in recbox.
+            # A loss that writes on its labels, as far as autograd sees it, gets new ones in every step, as in recbox.
             del self._labels[y_pred.shape]
         return loss
 

@@ -25,7 +25,7 @@ from mml_plugin.engine.sampler import NegativeSampler
 from mml_plugin.engine.schedule import Schedule, reduced
 from mml_plugin.engine.step import Batch, Step, StepResult
 from mml_plugin.engine.tally import Tally, active_share
-from mml_plugin.engine.trained import check_declared, trained_parameters, weights_of
+from mml_plugin.engine.trained import Loss, check_declared, settle_loss, trained_parameters, weights_of
 from mml_plugin.engine.user_tower import RaggedHistories, UserTower
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.memory import PeakMemory
@@ -142,7 +142,7 @@ class Trainer:
     Args:
         model: its declaration.
         module: the module that owns the model's parameters; its ``state_dict`` is kept, with the loss's.
-        loss: on ``y_pred[B, 1+N]``; its parameters, if any, are trained and kept as the model's.
+        loss: on ``y_pred[B, 1+N]``; its parameters, if any, are trained and kept as the model's, by this trainer alone.
         data: what to read.
         settings: how to train.
         backend: computes the steps.
@@ -152,15 +152,15 @@ class Trainer:
         data_id: what the data are, in a word; a checkpoint of other data is not gone on with.
 
     Raises:
-        UserError: for a declared table that is not trained, for a batch penalty on a model that is more than two
-            tables, and for a monitor that is none of the metrics.
+        UserError: for a declared table that is not trained or that the loss has as well, for a batch penalty on a model
+            that is more than two tables, and for a monitor that is none of the metrics.
     """
 
     def __init__(
         self,
         model: Declaration,
         module: nn.Module,
-        loss: nn.Module,
+        loss: Loss,
         data: TrainingData,
         settings: Settings,
         backend: Backend,
@@ -178,11 +178,9 @@ class Trainer:
         if model.history is not None and not self.tower.needs_history:
             logging.info("gamma is 1: histories cannot matter and are not computed")
         self._parameters = parameters = trained_parameters(module, loss)
-        check_declared(model, parameters)
+        check_declared(model, parameters, loss)
         _check_monitor(settings)
-        # A backend's passes take tables of one type.
-        for parameter in loss.parameters():
-            parameter.data = parameter.data.to(model.user_table.dtype)
+        settle_loss(loss, model.user_table)
         self._reads: dict[str, Callable[[Batch], Tensor]] = {}  # of each delayed table, the rows that a batch reads
         states = {name: TableState.of(parameter) for name, parameter in parameters.items()}
         self.optimiser = optimiser.create(
@@ -538,6 +536,7 @@ class Trainer:
         state = read_state(self.state_path, self.device, STATE_VERSION)
         check_same_data(self.state_path, state, self.data_id)
         check_same(self.state_path, state, **self._conditions())
+        self._check_complete(state)
         with damage_named(self.state_path):
             self.epoch, self.stopped, self.best = state["epoch"], state["stopped"], state["best"]
             self.kept_epoch = state["kept_epoch"]
@@ -546,6 +545,16 @@ class Trainer:
             self._load(state["model"])
         logging.info("Resumed after epoch %d from %s", self.epoch, self.state_path)
         return self.epoch
+
+    def _check_complete(self, state: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint of a version that did not keep what the loss has."""
+        with damage_named(cast(Path, self.state_path)):
+            missing = sorted(
+                name for name in self.weights() if name not in state["model"] and name.startswith("loss_fn.")
+            )
+        if missing:
+            lacking = f"{self.state_path} lacks {', '.join(missing)}, which an earlier version did not keep"
+            raise UserError(f"{lacking}; --overwrite begins anew")
 
 
 class _Progress:

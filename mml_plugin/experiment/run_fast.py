@@ -28,6 +28,7 @@ from mml_plugin.experiment.dataset import RunData, check_data, load_data, say_wh
 from mml_plugin.experiment.logs import warnings_logged
 from mml_plugin.experiment.outputs import Trained, metrics_line
 from mml_plugin.hosts.recbox.allowed import parse_metric
+from mml_plugin.hosts.recbox.plugging import WithUsers
 from mml_plugin.registry import build_loss
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def train(context: Context) -> Trained:
     model = build_model(params, words, data.interactions.num_items, context.device)
     # By its own name: loss_params are translated, and an alias would translate a default mode that nobody wrote.
     with warnings_logged():
-        loss = build_loss(context.experiment.loss, **context.experiment.loss_params).to(context.device)
+        loss = as_drawn(build_loss(context.experiment.loss, **context.experiment.loss_params), model).to(context.device)
     trainer = Trainer(
         model.declare(),
         model,
@@ -120,6 +121,14 @@ def build_model(params: Mapping[str, Any], words: vocabulary.Vocabulary, num_ite
         _initialise(model, INITIALIZERS[params["initializer"]])
     model.device = device
     return model.to(device)
+
+
+def as_drawn(loss: nn.Module, model: Any) -> nn.Module:
+    """The loss, its state as recbox's ``compile`` drew it: a loss of one's own may begin with random parameters."""
+    made = model.loss_fn.loss if isinstance(model.loss_fn, WithUsers) else model.loss_fn
+    if type(made) is type(loss):
+        loss.load_state_dict(made.state_dict())
+    return loss
 
 
 @torch.no_grad()

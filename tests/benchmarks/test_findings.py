@@ -9,13 +9,14 @@ from statistics import stdev
 import pytest
 from findings import findings
 from findings_page import negatives_and_epochs
-from findings_page.claims import on_par
+from findings_page.claims import ANYTHING, on_par
 from findings_page.margins_or_weight import ablation
 from findings_page.negatives_and_epochs import NEGATIVES, by_negatives, first_epochs
 from findings_page.other_settings import plateau
 from findings_page.words import both_metrics, value_of
 
 from mml_plugin.report.comparison import Line
+from mml_plugin.report.gain import Gain
 from mml_plugin.report.pool import Pool
 from mml_plugin.report.rows import Rows
 from tests.report.sample import ROOT, cell, history, sample, suite_of, value
@@ -25,6 +26,11 @@ def test_the_page_says_its_rule_of_parity():
     text, _ = on_par(Pool(ROOT / "nowhere"))
     assert "it lies beyond 2 % on one side; **undecided** otherwise" in text
     assert "All this holds for the paired t interval over seeds too, with 3 seeds or more." in text
+
+
+def test_a_small_loss_is_no_gain_where_nothing_was_claimed():
+    assert Gain(-0.4, 3, 0.1, -0.7, -0.1, -0.6, -0.2).verdict(ANYTHING) == "no"
+    assert Gain(0.4, 3, 0.1, 0.1, 0.7, 0.2, 0.6).verdict(ANYTHING) == "yes"
 
 
 def test_findings_read_the_gains_off_the_rows(tmp_path):

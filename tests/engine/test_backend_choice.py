@@ -51,9 +51,10 @@ def test_a_numba_that_does_not_import_is_passed_over_like_one_that_is_not_there(
     with caplog.at_level("INFO"):
         assert backends.select("auto", CPU).name == "torch"
     assert caplog.messages == [f"Backend numba is passed over: {broken}", "Backend torch on cpu (picked by auto)"]
-    with pytest.raises(UserError) as refused:
-        backends.select("numba", CPU)
-    assert str(refused.value) == f"--backend numba cannot be used on cpu: {broken}"
+    for ask in (backends.check, backends.select):
+        with pytest.raises(UserError) as refused:
+            ask("numba", CPU)
+        assert str(refused.value) == f"--backend numba cannot be used on cpu: {broken}"
 
 
 def test_sampled_scores_do_without_it_too(broken, monkeypatch):

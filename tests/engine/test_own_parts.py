@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from mml_plugin.engine import backends
 from mml_plugin.engine.declaration import HistoryTower
 from mml_plugin.engine.trainer import Trainer
 from mml_plugin.errors import UserError
+from mml_plugin.experiment import run_fast
+from mml_plugin.hosts.recbox.plugging import WithUsers
 
 from .test_corners import CPU, LISTS, VALID, Tables, data_of, settings_of, trainer_of
 
@@ -81,6 +84,83 @@ def test_a_frozen_parameter_of_a_loss_stays():
     trainer = trainer_of(Tables(4, 7, 3), data_of(LISTS, 7, VALID), loss=loss)
     trainer.train_epoch()
     assert float(loss.scale) == 2.0
+
+
+def test_a_checkpoint_without_what_the_loss_has_is_refused(tmp_path):
+    learnt_trainer(tmp_path / "run.pt", epochs=1).fit()
+    state = torch.load(tmp_path / "run.pt", weights_only=True)
+    del state["model"]["loss_fn.scale"]
+    torch.save(state, tmp_path / "run.pt")
+    with pytest.raises(
+        UserError, match=r"run.pt lacks loss_fn.scale, which an earlier version did not keep; --overwrite"
+    ):
+        learnt_trainer(tmp_path / "run.pt").restore()
+
+
+class Odd(nn.Module):
+    """A loss with what is neither trained nor a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.order = nn.Parameter(torch.tensor([0]), requires_grad=False)
+        self.nothing = nn.Parameter(torch.zeros(0))
+
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        raise AssertionError
+
+    def forward(self, y_pred, y_true):
+        return nn.functional.cross_entropy(y_pred, y_true.argmax(1) + self.order[0])
+
+
+def cross_entropy(y_pred, y_true):
+    return nn.functional.cross_entropy(y_pred, y_true.argmax(1))
+
+
+def test_losses_of_every_kind_train_alike():
+    found = []
+    for loss in (cross_entropy, Odd(), build_loss("softmax")):
+        tables = Tables(4, 7, 3)
+        trainer_of(tables, data_of(LISTS, 7, VALID), loss=loss).fit()
+        found.append((tables.users.detach(), tables.items.detach()))
+    for users, items in found[1:]:
+        assert torch.allclose(users, found[0][0], atol=1e-9)
+        assert torch.allclose(items, found[0][1], atol=1e-9)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_loss_that_has_one_of_the_models_tables_is_refused(apart):
+    tables, loss = Tables(4, 7, 3), Learnt()
+    loss.table = tables.users
+    if not apart:
+        tables.loss_fn = loss
+    with pytest.raises(UserError, match="the loss's parameter table is a table of the model's"):
+        trainer_of(tables, data_of(LISTS, 7), loss=loss)
+
+
+def test_a_parameter_that_model_and_loss_share_is_trained_once():
+    tables, loss = Tables(4, 7, 3), Learnt()
+    tables.shared = loss.scale
+    trainer = trainer_of(tables, data_of(LISTS, 7, VALID), loss=loss)
+    assert sorted(trainer.step.states) == ["items", "shared", "users"]
+    trainer.train_epoch()
+    assert float(loss.scale.detach()) != 2.0
+
+
+def test_a_loss_of_the_fast_engine_begins_as_recboxs_compile_drew_it():
+    drawn, loss = Learnt(), Learnt()
+    with torch.no_grad():
+        drawn.scale.fill_(0.625)
+    run_fast.as_drawn(loss, SimpleNamespace(loss_fn=drawn))
+    assert float(loss.scale.detach()) == 0.625
+    with torch.no_grad():
+        drawn.scale.fill_(0.125)
+    run_fast.as_drawn(loss, SimpleNamespace(loss_fn=WithUsers(drawn)))
+    assert float(loss.scale.detach()) == 0.125
+    run_fast.as_drawn(loss, SimpleNamespace(loss_fn=nn.MSELoss()))
+    assert float(loss.scale.detach()) == 0.125
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch", "numba"])

@@ -109,7 +109,7 @@ NAMES = ("auto", *(info.name for info in KNOWN))
 
 
 def check(name: str, device: torch.device) -> None:
-    """What :func:`select` refuses, without importing or logging anything.
+    """What :func:`select` refuses, without logging anything; a package that is asked for by name is imported.
 
     Raises:
         UserError: for an unknown name, and for one that cannot run on the device, with the reason.
@@ -119,6 +119,11 @@ def check(name: str, device: torch.device) -> None:
     obstacles = {info.name: info.obstacle(device) for info in KNOWN}
     if name == "auto" and all(obstacles.values()):
         raise UserError(f"no backend runs on {device}")
+    if not obstacles.get(name) and (asked := next((info.needs for info in KNOWN if info.name == name), "")):
+        try:
+            _import(asked)
+        except CannotStart as error:
+            obstacles[name] = str(error)
     if obstacles.get(name):
         raise UserError(f"--backend {name} cannot be used on {device}: {obstacles[name]}")
 
