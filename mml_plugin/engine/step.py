@@ -89,7 +89,6 @@ class Step:
         self.parameters, self.states = dict(parameters), dict(states)
         self._state_of = {id(parameter): self.states[name] for name, parameter in self.parameters.items()}
         self._name_of = {id(parameter): name for name, parameter in self.parameters.items()}
-        self._needs_users = getattr(loss, "needs_users", False)
         of_loss = {id(p) for p in loss.parameters()} if isinstance(loss, nn.Module) else set()
         self._loss_parameters = {name: p for name, p in self.parameters.items() if id(p) in of_loss}
         # By shape: a captured step reads its labels' memory after a short batch needed others.
@@ -194,7 +193,8 @@ class Step:
             labels[:, 0] = 1
             self._labels[y_pred.shape] = labels
         before = labels._version
-        loss = self.loss(y_pred, labels, users=users) if self._needs_users else self.loss(y_pred, labels)
+        more = {"users": users} if getattr(self.loss, "needs_users", False) else {}
+        loss = self.loss(y_pred, labels, **more)
         if labels._version != before:
             # A loss that writes on its labels, as far as autograd sees it, gets new ones in every step, as in recbox.
             del self._labels[y_pred.shape]
