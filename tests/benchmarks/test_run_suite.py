@@ -221,7 +221,7 @@ grids:
     assert "Unfinished tuning (single 1 of 2, several 1 of 2" in (home / "reports/whole/report.md").read_text()
     # A whole run of a cell that is screened out later is kept, and is no try more than the others had.
     assert script.main(["whole.yaml", *WHERE]) == 0
-    assert "the best of 2 cells with" in (home / "reports/whole/report.md").read_text()
+    assert "the best of 2 whole runs out of 3 cells with" in (home / "reports/whole/report.md").read_text()
     (home / "whole.yaml").write_text(whole % 1)
     capsys.readouterr()
     assert script.main(["whole.yaml", "--only", "neg_weight=", *WHERE]) == 0
