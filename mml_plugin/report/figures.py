@@ -10,6 +10,8 @@ from mml_plugin.errors import UserError
 
 WIDTH = 8.0
 COLUMNS = 3
+# Line plots have few colours: a palette makes a third of the bytes, and a page holds all of its pictures.
+COLOURS = 256
 
 
 def learning_curves(curves: Mapping[str, Sequence[float]], metric: str, title: str) -> bytes:
@@ -101,6 +103,13 @@ def _colours(count: int) -> list[Any]:
 
 
 def _png(figure: Any) -> bytes:
+    from PIL import Image
+
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
+    with Image.open(stream) as picture:
+        # No dithering: it strews dots over plain ground, which a reader sees and a PNG cannot pack.
+        few = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    stream = io.BytesIO()
+    few.save(stream, format="png", optimize=True)
     return stream.getvalue()
