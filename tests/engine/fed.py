@@ -19,6 +19,7 @@ from mml_plugin.experiment.dataset import load_data
 from mml_plugin.hosts import recbox
 from mml_plugin.hosts.recbox.plugging import attach_loss
 from mml_plugin.hosts.recbox.training import prepare_training
+from mml_plugin.losses.base import SampledLoss
 from mml_plugin.registry import margins_of, params_from_config
 
 
@@ -37,6 +38,20 @@ class RecordedDropout(nn.Module):
         keep = torch.rand(values.shape, generator=self._generator) >= self.p
         self.mask = keep.to(values.dtype) / (1 - self.p)
         return values * self.mask
+
+
+class LearntTemperature(SampledLoss):
+    """The softmax loss of a temperature that is trained, and of a scale that no score depends on."""
+
+    def __init__(self, needs_users=False):
+        super().__init__()
+        self.needs_users = needs_users
+        self.temperature = nn.Parameter(torch.tensor(0.2))
+        self.unused = nn.Parameter(torch.ones(2))
+
+    def compute(self, positive, negatives, users=None):
+        scores = torch.cat([positive[:, None], negatives], dim=1) / self.temperature
+        return (torch.logsumexp(scores, dim=1) - scores[:, 0]).mean()
 
 
 class Pair:

@@ -20,9 +20,9 @@ from mml_plugin.engine.backends.base import AdamConstants, TableState
 from mml_plugin.engine.scores import sampled_scores
 from mml_plugin.errors import UserError
 
-from .fed import Pair, make_trainer
+from .fed import LearntTemperature, Pair, make_trainer
 from .recorded import RecordedGraph, recording_launch
-from .test_cuda_graph import assert_same
+from .test_cuda_graph import assert_same, assert_the_temperature_was_learnt
 from .test_sampled_scores import gradients, inputs, normalised, plain, strided
 from .test_sampler import ITEMS, RATES, SETTINGS, draw, lists_of, sampler
 
@@ -301,13 +301,22 @@ def few_users(golden_params, tmp_path):
     ],
 )
 def test_steps_equal_recboxs_in_float64(name, changes, few_users, tmp_path):
-    pair = Pair(few_users(name, **changes), tmp_path, "triton", torch.float64)
+    assert_as_in_recbox(Pair(few_users(name, **changes), tmp_path, "triton", torch.float64))
+
+
+def assert_as_in_recbox(pair):
     theirs, ours, _ = pair.run(4)
     assert len(ours) >= 4
     assert ours == pytest.approx(theirs, rel=1e-10)
-    own = pair.trainer.module.state_dict()
+    own = pair.trainer.weights()
     for key, value in pair.model.state_dict().items():
         assert (value - own[key]).abs().max() < 1e-8, key
+
+
+def test_a_loss_with_parameters_is_trained_beside_the_kernels(few_users, tmp_path):
+    pair = Pair(few_users("MF_mml", max_gradient_norm=1.0), tmp_path, "triton", loss=LearntTemperature())
+    assert_as_in_recbox(pair)
+    assert float(pair.trainer.loss.temperature.detach()) != pytest.approx(0.2, abs=1e-4)
 
 
 def test_a_captured_training_is_the_references(few_users, monkeypatch):
@@ -320,6 +329,19 @@ def test_a_captured_training_is_the_references(few_users, monkeypatch):
     whole = len(captured.data.users) // 20
     assert graph.launches == 2 * whole - 3 > 0
     assert_same(captured, uncaptured)
+
+
+def test_a_loss_with_parameters_is_captured(few_users, monkeypatch):
+    monkeypatch.setattr(triton_gpu, "launch", recording_launch(triton_gpu.launch))
+    params = few_users("MF_mml", epochs=2, max_gradient_norm=1.0)
+    graph = RecordedGraph()
+    captured = make_trainer(params, "triton", loss=LearntTemperature(), graph=graph)
+    uncaptured = make_trainer(params, "reference", loss=LearntTemperature())
+    for one in (captured, uncaptured):
+        one.fit()
+    assert graph.launches > 0
+    assert_same(captured, uncaptured)
+    assert_the_temperature_was_learnt(captured, uncaptured)
 
 
 def test_native_regularisation_in_float32(few_users):

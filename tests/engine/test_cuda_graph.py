@@ -16,7 +16,7 @@ from mml_plugin.engine.backends import torch_any
 from mml_plugin.engine.cuda_graph import CudaGraph, GraphedStep
 from mml_plugin.losses.score_range import ScoreRange
 
-from .fed import make_trainer
+from .fed import LearntTemperature, make_trainer
 from .recorded import RecordedGraph, watching_for_waits
 
 CPU = torch.device("cpu")
@@ -35,9 +35,9 @@ class NeverWaiting(torch_any.Engine):
         return False
 
 
-def trainer(golden_params, name="MF_ccl", backend=None, graph=None, **changes):
+def trainer(golden_params, name="MF_ccl", backend=None, graph=None, loss=None, **changes):
     params = {**golden_params(name), "batch_size": 60, "epochs": 3, **changes}
-    return make_trainer(params, backend or NeverWaiting(), graph=graph)
+    return make_trainer(params, backend or NeverWaiting(), loss=loss, graph=graph)
 
 
 def assert_same(one, other):
@@ -49,6 +49,12 @@ def assert_same(one, other):
     mine, theirs = one.module.state_dict(), other.module.state_dict()
     for key, value in mine.items():
         assert torch.allclose(value, theirs[key], rtol=1e-10, atol=1e-12), key
+
+
+def assert_the_temperature_was_learnt(one, other):
+    learnt, as_well = (float(trainer.loss.temperature.detach()) for trainer in (one, other))
+    assert learnt == pytest.approx(as_well, rel=1e-10)
+    assert abs(learnt - 0.2) > 1e-4
 
 
 class Doubling:
@@ -133,6 +139,16 @@ def test_a_captured_training_is_the_training(name, golden_params):
     # 1408 rows: 23 batches of 60 and one of 28, three times.
     assert graph.launches == 3 * 23 - GraphedStep.WARM_UP
     assert captured.optimiser.steps == 3 * 24
+
+
+def test_a_loss_with_parameters_is_captured(golden_params):
+    graph = RecordedGraph()
+    made = [trainer(golden_params, graph=one, loss=LearntTemperature(), max_gradient_norm=1.0) for one in (graph, None)]
+    for one in made:
+        one.fit()
+    assert graph.launches == 3 * 23 - GraphedStep.WARM_UP
+    assert_same(*made)
+    assert_the_temperature_was_learnt(*made)
 
 
 def test_a_new_rate_and_reloaded_weights_reach_a_captured_step(golden_params):

@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
-from mml_plugin.losses.base import SampledLoss
-
-from .fed import Pair
+from .fed import LearntTemperature, Pair
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "golden"
 NAMES = sorted(json.loads((GOLDEN / "pipeline.json").read_text()))
@@ -83,20 +80,6 @@ def test_variants_in_float64(variant, backend, golden_params, tmp_path):
 @pytest.mark.parametrize("name", ["MF_mml", "SimpleX_uatt_mml"])
 def test_plateau_reload_keeps_the_moments(name, golden_params, tmp_path):
     compare(Pair(golden_params(name), tmp_path), losses=1e-10, parameters=1e-8, plateau_at=STEPS // 2)
-
-
-class LearntTemperature(SampledLoss):
-    """The softmax loss of a temperature that is trained, and of a scale that no score depends on."""
-
-    def __init__(self, needs_users=False):
-        super().__init__()
-        self.needs_users = needs_users
-        self.temperature = nn.Parameter(torch.tensor(0.2))
-        self.unused = nn.Parameter(torch.ones(2))
-
-    def compute(self, positive, negatives, users=None):
-        scores = torch.cat([positive[:, None], negatives], dim=1) / self.temperature
-        return (torch.logsumexp(scores, dim=1) - scores[:, 0]).mean()
 
 
 @pytest.mark.parametrize(

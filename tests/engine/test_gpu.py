@@ -18,7 +18,8 @@ from mml_plugin.engine.ranking import per_user_metrics, top_items
 from mml_plugin.engine.sampler import NegativeSampler
 from mml_plugin.engine.scores import sampled_scores
 
-from .fed import make_trainer
+from .fed import LearntTemperature, make_trainer
+from .test_cuda_graph import assert_the_temperature_was_learnt
 from .test_ranking import item_lists
 from .test_sampled_scores import SHAPES, gradients, inputs, plain
 from .test_sampler import ITEMS, SETTINGS
@@ -243,6 +244,18 @@ def test_grouped_users_are_captured(gpu, golden_params):
         trainer.fit()
     assert made[0]._run.captured
     assert_alike(*made, 1e-7)
+
+
+def test_a_loss_with_parameters_is_captured(gpu, golden_params):
+    params = {**golden_params("MF_mml"), "batch_size": 60, "epochs": 2, "max_gradient_norm": 1.0}
+    made = [
+        make_trainer(params, "auto", loss=LearntTemperature(), device=gpu, capture=capture) for capture in (True, False)
+    ]
+    for trainer in made:
+        trainer.fit()
+    assert made[0]._run.captured
+    assert_alike(*made, 1e-7)
+    assert_the_temperature_was_learnt(*made)
 
 
 class Waiting(nn.Module):
