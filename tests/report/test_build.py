@@ -497,6 +497,21 @@ def test_metric_by_number_of_negatives():
     assert "Recall@20 by number of negatives, MF on yelp18" in text
 
 
+def test_points_of_unlike_numbers_of_seeds_say_how_many():
+    seeds = {("CCL", 10): (1, 2), ("MML", 10): (1, 2), ("CCL", 100): (1,), ("MML", 100): (1, 2)}
+    cells = [cell(label, seed, negatives=n) for (label, n), own in seeds.items() for seed in own]
+
+    def points(cells, loss):
+        table = build(Spec("T"), Rows(cells)).markdown().split("## Recall@20 by number of negatives")[1].split("![")[0]
+        line = next(line for line in table.splitlines() if line.startswith(f"| {loss}"))
+        return [point.strip() for point in line.split("|")[2:-1]]
+
+    assert [re.sub(r"^0\.\d{4}", "", point) for point in points(cells, "CCL")] == [" (2 seeds)", " (1 seed)"]
+    assert [re.sub(r"^0\.\d{4}", "", point) for point in points(cells, "MML")] == [" (2 seeds)", " (2 seeds)"]
+    alike = [row for row in cells if row["seed"] == "1"]
+    assert all(re.fullmatch(r"0\.\d{4}", point) for loss in ("CCL", "MML") for point in points(alike, loss))
+
+
 def test_points_of_one_name_at_one_number_of_negatives_are_no_one_curve():
     """As of a suite that compares engines: groups have the losses, lines the engines."""
     cells = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mml_plugin.report import figures
 from mml_plugin.report.comparison import Group, Line, metrics_of
@@ -41,6 +41,13 @@ def _curve_names(lines: Sequence[Line]) -> list[str] | None:
     return next((names for names in ways if len(set(zip(names, counts))) == len(lines)), None)
 
 
+def _words_of_seeds(seeds: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], str]:
+    """Of how many seeds each point is the mean; nothing where all are alike, as the tables before say it."""
+    if len(set(seeds.values())) < 2:
+        return {}
+    return {point: f" ({number} seed{'s' if number > 1 else ''})" for point, number in seeds.items()}
+
+
 def add_by_negatives(document: Document, rows: Rows, groups: Sequence[Group]) -> None:
     """A table and a plot per model, data set and metric, where lines differ in the number of negatives."""
     groups = _of_finished_families(rows, groups)
@@ -53,13 +60,19 @@ def add_by_negatives(document: Document, rows: Rows, groups: Sequence[Group]) ->
             continue
         for metric in metrics_of(row for line in lines for row in line.runs.values()):
             curves: dict[str, dict[int, float]] = {}
+            seeds: dict[tuple[str, int], int] = {}
             for name, line in zip(names, lines):
-                value = line.mean(metric)
+                value, count = line.mean(metric), int(line.first["num_negs"])
                 if value is not None:
-                    curves.setdefault(name, {})[int(line.first["num_negs"])] = value
+                    curves.setdefault(name, {})[count] = value
+                    seeds[name, count] = len(line.values(metric))
             title = f"{short(metric)} by number of negatives, {model} on {dataset}"
             counts = sorted({count for points in curves.values() for count in points})
-            table = [[name, *(rounded(points.get(count)) for count in counts)] for name, points in curves.items()]
+            means_of = _words_of_seeds(seeds)
+            table = [
+                [name, *(rounded(points.get(count)) + means_of.get((name, count), "") for count in counts)]
+                for name, points in curves.items()
+            ]
             document.blocks += [
                 Heading(title),
                 Table([short(metric), *(str(count) for count in counts)], table),
