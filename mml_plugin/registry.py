@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from mml_plugin import losses
 from mml_plugin.errors import UserError, nearest
+from mml_plugin.losses.checks import as_list
 
 REQUIRED = object()
 
@@ -89,6 +90,8 @@ class LossSpec:
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Margins = Annotated[list[Finite], BeforeValidator(as_list)]
+MarginWeights = Annotated[list[NotNegative], BeforeValidator(as_list)]
 
 AUTHOR_KEYS = {"margin_values_list": "margins", "negative_weights_list": "margin_weights"}
 
@@ -99,10 +102,10 @@ SPECS = (
         "w_p max(0, 1-p) + w_n/N sum_j sum_k w_k max(0, n_j - m_k)",
         "Multi-Margin Loss, Eq. 7",
         (
-            Parameter("margins", list[Finite], "a list of finite numbers, any order", element="a finite number"),
+            Parameter("margins", Margins, "a list of finite numbers, any order", element="a finite number"),
             Parameter(
                 "margin_weights",
-                list[NotNegative],
+                MarginWeights,
                 "a list of numbers >= 0, as long as margins, not all 0",
                 element="a number >= 0",
             ),
@@ -167,7 +170,7 @@ SPECS = (
         "Multi-Margin Loss, Eq. 6",
         (
             Parameter("f", str, "ccl, contrastive, triplet or infonce"),
-            Parameter("margin", Finite, "a finite number", 0.0),
+            Parameter("margin", Finite | None, "a finite number, or None for the loss's own", None),
             Parameter("pos_weight", NotNegative, "a number >= 0", 1.0),
             Parameter("neg_weight", Positive, "a number > 0", 1.0),
         ),

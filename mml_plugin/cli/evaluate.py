@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mml_plugin.cli.parquet import parquet_file
 from mml_plugin.errors import UserError
 
 
@@ -17,7 +18,8 @@ from mml_plugin.errors import UserError
 @click.option("--file", type=click.Path(path_type=Path), help="Interactions: CSV (user,item) or lines 'user item ...'.")
 @click.option("--data", type=click.Path(path_type=Path), help="A data set's folder, for its test split.")
 @click.option("--skip-unknown", is_flag=True, help="Leave out interactions with ids that the run does not know.")
-@click.option("--output", type=click.Path(path_type=Path), help="Also write each user's metrics (Parquet).")
+@click.option("--output", type=click.Path(path_type=Path), callback=parquet_file,
+              help="Also write each user's metrics (Parquet).")  # fmt: skip
 def evaluate(run: Path, k, metrics, file: Path | None, data: Path | None, skip_unknown: bool, output: Path | None):
     """Evaluate the run folder RUN on other interactions (default: the test split of the data it was trained on)."""
     from mml_plugin.experiment.outputs import write_parquet

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from mml_plugin.cli.parquet import parquet_file
 from mml_plugin.errors import UserError
 
 
@@ -15,7 +16,7 @@ from mml_plugin.errors import UserError
 @click.option("--user", "users", multiple=True, metavar="ID", help="An original user id; may be repeated.")
 @click.option("--all", "everybody", is_flag=True, help="Every user, into the Parquet file --output.")
 @click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="How many items.")
-@click.option("--output", type=click.Path(path_type=Path), help="The Parquet file of --all.")
+@click.option("--output", type=click.Path(path_type=Path), callback=parquet_file, help="The Parquet file of --all.")
 def recommend(run: Path, users: tuple[str, ...], everybody: bool, k: int, output: Path | None) -> None:
     """Recommend items of the run folder RUN that a user has not seen in training, in original ids."""
     from mml_plugin.serving.recommend import recommend, recommend_all

@@ -47,16 +47,19 @@ def check_ids(sides: Iterable[tuple[str, np.ndarray]], where: str = "") -> None:
                 raise UserError(f"{place}{kind} id {text!r} cannot be used: {why}")
 
 
-def first_overlong(ids: Iterable[str]) -> tuple[int, str]:
-    """Where the first id stands that is too long or goes over lines, as after a stray quote, and why; -1 for none.
+def first_overlong(ids: Iterable[str], cells: bool = False) -> tuple[int, str]:
+    """Where the first id stands that is too long, goes over lines or holds a NUL, and why; -1 for none.
 
-    To be asked before the ids become an array.
+    To be asked before the ids become an array. Of a CSV file's ``cells`` a stray quote is asked for.
     """
+    hint = "; is a quote left open?" if cells else ""
     for row, text in enumerate(ids):
         if len(text) > LONGEST:
-            return row, f"is {len(text):,} characters long, {LONGEST} are allowed"
+            return row, f"is {len(text):,} characters long, {LONGEST} are allowed{hint}"
         if "\n" in text or "\r" in text:
-            return row, "holds a line break"
+            return row, f"holds a line break{hint}"
+        if "\0" in text:
+            return row, "holds a NUL character"  # an array of text drops those at its end: two ids would be one
     return -1, ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -153,16 +154,18 @@ def read_pairs_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not len(frame):
         raise UserError(f"{path} holds no row")
     for column in ("user", "item"):
-        row, why = first_overlong(frame[column])
+        row, why = first_overlong(frame[column], cells=True)
         if why:
-            raise UserError(f"{path}, {_line_of(path, row)}: the {column} {why}; is a quote left open?")
+            raise UserError(f"{path}, {_line_of(path, row)}: the {column} {why}")
     return frame["user"].to_numpy(str), frame["item"].to_numpy(str)
 
 
 def _line_of(path: Path, row: int) -> str:
     """Where a row of a CSV file begins: pandas skips blank lines, and a quoted cell may go over several."""
     begins, rows = 1, -1  # the header is no row
-    with open(path, newline="", encoding="utf-8-sig") as stream, suppress(csv.Error):
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    # What pandas unpacks and nobody here does is counted by rows.
+    with opened(path, "rt", newline="", encoding="utf-8-sig") as stream, suppress(csv.Error, UnicodeDecodeError):
         reader = csv.reader(stream)
         for cells in reader:
             rows += len(cells) > 1 or bool("".join(cells).strip())

@@ -227,9 +227,9 @@ def read_corpus(folder: Path) -> np.ndarray:
 
 
 def _as_array(ids: pd.Series, path: Path) -> np.ndarray:
-    row, why = first_overlong(ids)
+    row, why = first_overlong(ids, cells=True)
     if why:
-        raise UserError(f"{path}: the {ids.name} {ids.iloc[row][:20]!r}... {why}; is a quote left open?")
+        raise UserError(f"{path}: the {ids.name} {ids.iloc[row][:20]!r}... {why}")
     return ids.to_numpy(str)
 
 

@@ -219,6 +219,11 @@ class RunFolder:
         return self.path / ".earlier"
 
     @property
+    def holds_earlier(self) -> bool:
+        """Whether a run waits here for the first epoch of the one that is to take its place."""
+        return self._earlier.is_dir()
+
+    @property
     def _whole(self) -> Path:
         """Stands in it once everything is there."""
         return self._earlier / "whole"

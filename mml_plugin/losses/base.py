@@ -16,11 +16,21 @@ def at_least_float32(scores: Tensor) -> Tensor:
     return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
 
 
+def _moved(buffer: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
+    """The buffer where ``fn`` puts it, in the type that it has."""
+    there = fn(buffer.float())
+    if there.is_mps:  # Apple's GPUs have no float64.
+        return there
+    whole = fn(buffer)
+    return whole if whole.dtype == buffer.dtype else buffer.to(whole.device)
+
+
 class SampledLoss(nn.Module):
     """A loss on the scores of one positive and N sampled negatives per row.
 
-    A subclass writes :meth:`compute`. Hyper-parameters that are tensors are buffers outside the
-    ``state_dict``: they follow the module to a device, keep their type, and leave a host's checkpoints as they were.
+    A subclass writes :meth:`compute`. Hyper-parameters that are tensors are buffers outside the ``state_dict``
+    (``persistent=False``): they follow the module to a device, keep their type, and leave a host's checkpoints as they
+    were. Parameters, other buffers and modules in it are treated as in any module.
 
     Attributes:
         needs_users: whether ``forward`` must be given ``users``.
@@ -59,17 +69,23 @@ class SampledLoss(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SampledLoss:
         # model.bfloat16() reaches the losses in it, and a margin of 0.9 would become 0.8984.
-        exact = dict(self._buffers)
-        super()._apply(lambda tensor: fn(tensor.float()), recurse)
-        for name, buffer in exact.items():
-            moved = self._buffers[name]
-            if buffer is not None and moved is not None:
-                # Apple's GPUs have no float64.
-                self._buffers[name] = buffer.to(moved.device, torch.float32 if moved.is_mps else buffer.dtype)
+        exact = {
+            name: buffer
+            for name, buffer in self._buffers.items()
+            if buffer is not None and buffer.is_floating_point() and name in self._non_persistent_buffers_set
+        }
+        try:
+            self._buffers.update(dict.fromkeys(exact))
+            super()._apply(fn, recurse)
+        finally:
+            self._buffers.update(exact)
+        self._buffers.update({name: _moved(buffer, fn) for name, buffer in exact.items()})
         return self
 
     def checked(self, y_pred: Tensor, y_true: Tensor | None) -> Tensor:
         """The scores as float32 or wider; a ValueError for a wrong shape or type."""
+        if not isinstance(y_pred, Tensor):
+            raise ValueError(f"y_pred must be a tensor, got {type(y_pred).__name__}")
         if y_pred.dim() != 2 or y_pred.size(1) < 2 or y_pred.size(0) < 1:
             raise ValueError(f"y_pred must be [B, 1+N] with N >= 1, got {list(y_pred.shape)}")
         if not y_pred.is_floating_point():
@@ -82,6 +98,7 @@ class SampledLoss(nn.Module):
         """``users`` as ``[B]`` on the scores' device; a ValueError when they are missing or misshapen."""
         if users is None:
             raise ValueError(f"{type(self).__name__} needs users[B], the user id of each row, and got none")
+        users = torch.as_tensor(users)
         if users.numel() != scores.size(0):
             raise ValueError(f"users must hold {scores.size(0)} ids, got shape {list(users.shape)}")
         return users.reshape(-1).to(scores.device)

@@ -27,20 +27,16 @@ def multi_margin_loss(
     """Eq. 7 on scores that are already there.
 
     Args:
-        positive: ``[B]`` similarities with the positives.
+        positive: ``[B]`` similarities with the positives, of any floating type.
         negatives: ``[B, N]`` similarities with each row's negatives (shared or in-batch ones included).
         margins, margin_weights, neg_weight, pos_weight: see :class:`MultiMarginLoss`.
         reduction: ``"mean"`` (a scalar), ``"sum"`` (a scalar) or ``"none"`` (``[B]``).
 
     Raises:
-        ValueError: for other shapes or parameters out of range.
+        ValueError: for other shapes or types, and for parameters out of range.
     """
     choice("reduction", reduction, ("mean", "sum", "none"))
-    if positive.dim() != 1 or negatives.dim() != 2 or negatives.size(0) != positive.size(0) or not negatives.size(1):
-        raise ValueError(
-            "positive must be [B] and negatives [B, N] with N >= 1, "
-            f"got {list(positive.shape)} and {list(negatives.shape)}"
-        )
+    _check(positive, negatives)
     _range.look(negatives)
     loss = MultiMarginLoss(margins, margin_weights, neg_weight, pos_weight).to(positive.device)
     pulled = loss.pos_weight * torch.relu(1 - at_least_float32(positive))
@@ -48,3 +44,14 @@ def multi_margin_loss(
     if reduction == "none":
         return rows
     return rows.mean() if reduction == "mean" else rows.sum()
+
+
+def _check(positive: Tensor, negatives: Tensor) -> None:
+    shapes = [list(positive.shape), list(negatives.shape)]
+    if positive.dim() != 1 or negatives.dim() != 2 or len(negatives) != len(positive) or not negatives.numel():
+        raise ValueError(
+            f"positive must be [B] and negatives [B, N] with B and N >= 1, got {shapes[0]} and {shapes[1]}"
+        )
+    for name, scores in (("positive", positive), ("negatives", negatives)):
+        if not scores.is_floating_point():
+            raise ValueError(f"{name} must hold floating-point scores, got {scores.dtype}")

@@ -10,7 +10,8 @@ from mml_plugin.losses.base import SampledLoss
 from mml_plugin.losses.checks import choice, number
 from mml_plugin.losses.contrastive import distance, squared_distance
 
-FUNCTIONS = ("ccl", "contrastive", "triplet", "infonce")
+# f -> the margin of the loss that it contains.
+FUNCTIONS = {"ccl": 0.0, "contrastive": 1.0, "triplet": 0.2, "infonce": 0.0}
 
 
 class GeneralizedContrastiveLoss(SampledLoss):
@@ -32,16 +33,18 @@ class GeneralizedContrastiveLoss(SampledLoss):
 
     Args:
         f: one of the four.
-        margin: m, finite; ``infonce`` does not use it.
+        margin: m, finite; > 0 for ``contrastive`` and >= 0 for ``triplet``, as in those losses; ``infonce`` does not
+            use it. None is the loss's own: 0 for ``ccl``, 1 for ``contrastive``, 0.2 for ``triplet``.
         pos_weight: w_p >= 0.
         neg_weight: w_n > 0.
     """
 
-    def __init__(self, f: str, margin: float = 0.0, pos_weight: float = 1.0, neg_weight: float = 1.0) -> None:
+    def __init__(self, f: str, margin: float | None = None, pos_weight: float = 1.0, neg_weight: float = 1.0) -> None:
         super().__init__()
-        self.f = choice("f", f, FUNCTIONS)
+        self.f = choice("f", f, tuple(FUNCTIONS))
         self.needs_cosine = f != "infonce"
-        self.margin = number("margin", margin)
+        bound = {"contrastive": {"above": 0.0}, "triplet": {"minimum": 0.0}}.get(f, {})
+        self.margin = number(f"margin of f {f}", FUNCTIONS[f] if margin is None else margin, **bound)
         self.pos_weight = number("pos_weight", pos_weight, minimum=0.0)
         self.neg_weight = number("neg_weight", neg_weight, above=0.0)
 

@@ -68,7 +68,8 @@ class MultiMarginLoss(SampledLoss):
         """What each similarity costs: 0 up to the lowest margin, then piecewise linear and rising."""
         start, slope, offset = (t.to(scores.dtype) for t in (self.start, self.slope, self.offset))
         band = torch.bucketize(scores.detach().contiguous(), start[1:])
-        return offset[band] + slope[band] * (scores - start[band])
+        # Without the relu a negative that is masked with -inf would be 0 * inf below the lowest margin.
+        return offset[band] + slope[band] * torch.relu(scores - start[band])
 
     def mean_penalty(self, scores: Tensor) -> Tensor:
         """The mean of :meth:`penalty`, computed from the active scores alone where that is faster.

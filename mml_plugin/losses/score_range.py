@@ -39,7 +39,8 @@ class ScoreRange:
         self.batches += 1
         if self.batches & (self.batches - 1):
             return
-        largest = scores.detach().abs().amax().item()
+        # A negative is masked by a score of -inf, which is no similarity.
+        largest = scores.detach().masked_fill(scores.detach() == -torch.inf, 0.0).abs().amax().item()
         if largest > LIMIT:
             self.warned = True
             warnings.warn(

@@ -20,6 +20,7 @@ from mml_plugin.serving.saved_run import SavedRun, item_lists
 
 DEFAULT_METRICS = ("Recall", "NDCG")
 ID_FILES = ("users.txt", "items.txt")
+CSV = (".csv", ".csv.gz")
 Pairs = tuple[np.ndarray, np.ndarray]
 
 
@@ -122,12 +123,13 @@ def _known_rows(run: SavedRun, pairs: Pairs, skip_unknown: bool) -> tuple[np.nda
 def read_pairs(path: Path) -> Pairs:
     """Interactions from a CSV file with the columns ``user,item``, or from text lines ``user item item ...``.
 
+    A file is CSV by its name (``.csv``, ``.csv.gz``) or by a comma in its first line.
     In a data set's folder the numbers in text lines are rows of the ``users.txt`` and ``items.txt`` there, if any.
 
     Raises:
         UserError: for a missing or malformed file, and for rows that ``users.txt`` or ``items.txt`` does not have.
     """
-    if path.suffix == ".csv":
+    if path.name.lower().endswith(CSV) or _has_a_comma(path):
         return read_pairs_csv(path)
     lines = read_lines(path)
     users, items = np.repeat(lines.users, np.diff(lines.indptr)), lines.items
@@ -135,6 +137,14 @@ def read_pairs(path: Path) -> Pairs:
     if data_set and any((path.parent / name).is_file() for name in ID_FILES):
         return _ids_of_rows(path, users, items)
     return users.astype(str), items.astype(str)
+
+
+def _has_a_comma(path: Path) -> bool:
+    """Whether there is one in the first line of a text file."""
+    if not path.is_file() or path.suffix.lower() == ".gz":
+        return False
+    with open(path, "rb") as stream:
+        return b"," in stream.readline(1 << 16)
 
 
 def _ids_of_rows(path: Path, users: np.ndarray, items: np.ndarray) -> Pairs:

@@ -116,10 +116,23 @@ def load_run(path: Path) -> SavedRun:
     return SavedRun(folder, user_ids, item_ids, users, items, seen, result, _params(folder))
 
 
+def _bring_back(folder: RunFolder) -> None:
+    """The run that a killed ``--overwrite`` had set aside."""
+    try:
+        folder.recover()
+    except UserError:
+        raise UserError(
+            f"{folder.path} is being trained anew and has no epoch yet; the earlier run is kept until then and comes "
+            "back when the training is stopped before"
+        ) from None
+
+
 def _check_folder(folder: RunFolder) -> None:
     path = folder.path
     if not path.is_dir():
         raise UserError(f"there is no run folder {path}; runs are in runs/<expid>/<engine>-<protocol>-s<seed>/")
+    if not folder.finished and folder.holds_earlier:
+        _bring_back(folder)
     if not folder.finished:
         inner = sorted(p.parent for p in path.glob("**/result.json") if p.parent.name != ".earlier")
         if inner:

@@ -235,6 +235,7 @@ def test_csv_import_keeps_text_ids(tmp_path):
         ("user,item\n", "holds no row"),
         ("user,item\n\n\na,b\n\n,c\n", "line 6: the user is empty"),
         ('user,item\n"a\nb",c\nd,\n', "line 4: the item is empty"),
+        ("user,item\na,b\na\0,c\n", "line 3: the user holds a NUL character$"),
         ("User, item\na,b\n", r"line 1: column 'user' is missing; found 'User', ' item'; the header must be user,item"),
         ('user,item\na,"b^c"\n', r"line 2: item id 'b\^c' cannot be used"),
         ("user,item\na,b,5\nc,d,4\n", "rows have more values than the header"),
@@ -259,6 +260,25 @@ def test_bad_csv_imports(tmp_path, content, says):
     with pytest.raises(UserError, match=says):
         import_csv("bad", text(tmp_path, "bad.csv", content), good, tmp_path / "d")
     assert not (tmp_path / "d" / "bad").exists()
+
+
+def test_a_bad_line_of_a_packed_csv_file_is_named(tmp_path):
+    good = text(tmp_path, "good.csv", "user,item\na,b\n")
+    packed = tmp_path / "bad.csv.gz"
+    packed.write_bytes(gzip.compress(b"user,item\na,b\n\nc,\n"))
+    with pytest.raises(UserError, match=r"bad\.csv\.gz, line 4: the item is empty"):
+        import_csv("bad", packed, good, tmp_path / "d")
+
+
+def test_ids_of_text_files_that_an_array_would_cut_are_refused(tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    text(folder, "train.txt", "0 0\n1 0\n")
+    text(folder, "test.txt", "0 1\n1 1\n")
+    text(folder, "users.txt", "a\na\0\n")
+    text(folder, "items.txt", "x\ny\n")
+    with pytest.raises(UserError, match=r"users\.txt, line 2: the id holds a NUL character"):
+        import_dataset("bad", folder, tmp_path / "d")
 
 
 def test_repeated_and_known_interactions_are_counted(tmp_path):

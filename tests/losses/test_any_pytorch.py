@@ -13,6 +13,7 @@ import torch
 
 from mml_plugin import available_losses, build_loss
 from mml_plugin.losses import multi_margin_loss
+from mml_plugin.losses.base import SampledLoss
 
 NAMES = [spec.name for spec in available_losses()]
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -84,6 +85,78 @@ def test_a_model_in_half_precision_leaves_its_loss_exact(name):
     wanted = call(example(name), y).item()
     for change in (lambda m: m.bfloat16(), lambda m: m.half(), lambda m: m.to(torch.float32), lambda m: m.double()):
         assert call(change(model)["loss"], y).item() == wanted
+
+
+class Learnt(SampledLoss):
+    """A loss of one's own, with a parameter, a buffer of its own and a module in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(0.1234567890123, dtype=torch.float64))
+        self.inner = torch.nn.Module()
+        self.inner.register_buffer("order", torch.tensor([1, 0]))
+        self.register_buffer("seen", torch.zeros(2, dtype=torch.float64))
+
+    def compute(self, positive, negatives):
+        return self.scale * (negatives.mean(dim=1) - positive)[self.inner.order].mean()
+
+
+def test_what_is_learnt_in_a_loss_is_moved_and_cast_as_in_any_module():
+    plain = torch.nn.Module()
+    for change in (lambda m: m.to("cpu"), lambda m: m.double(), lambda m: m.bfloat16().cpu(), lambda m: m.half().cpu()):
+        loss, plain = Learnt(), torch.nn.Module()
+        plain.register_parameter("scale", torch.nn.Parameter(loss.scale.detach().clone()))
+        plain.register_buffer("seen", loss.seen.clone())
+        change(torch.nn.ModuleDict({"loss": loss})), change(plain)
+        assert loss.inner.order.dtype == torch.int64
+        assert loss.scale.dtype == plain.scale.dtype
+        assert loss.scale.item() == plain.scale.item()
+        assert loss.seen.dtype == plain.seen.dtype
+        assert loss(cosines(batch=2)).isfinite()
+
+
+def test_a_loss_can_be_made_without_memory_and_given_some():
+    with torch.device("meta"):
+        loss = example("MultiMarginLoss")
+    assert all(buffer.is_meta for buffer in loss.buffers())
+    loss.to_empty(device="cpu")
+    assert {buffer.dtype for buffer in loss.buffers()} == {torch.float64}
+
+
+# The others are pointwise: a square of infinity, and torch's cross entropy on labels, which recbox has, too.
+MASKABLE = [name for name in NAMES if name not in ("MSELoss", "SigmoidCrossEntropyLoss")]
+
+
+@pytest.mark.parametrize("name", MASKABLE)
+def test_negatives_masked_with_minus_infinity_count_for_nothing(name):
+    """As in-batch negatives are masked; in every way to run a loss the same, and no gradient for what is masked."""
+    y, masked = cosines(), torch.zeros(6, 10, dtype=torch.bool)
+    masked[:, 3] = masked[2, 5:] = True
+    y[masked] = -torch.inf
+    loss = example(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        value, gradient = value_and_gradient(lambda s: call(loss, s), y)
+    assert value.isfinite()
+    assert gradient.isfinite().all()
+    assert (gradient[masked] == 0).all()
+    assert (gradient[~masked] != 0).any()
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(value_and_gradient(lambda s: call(compiled, s), y), (value, gradient))
+
+
+def test_masked_negatives_of_a_function_and_of_vmap():
+    y = cosines()
+    y[:, 3] = -torch.inf
+    wanted = build_loss("MML", **MML)(y)
+    assert multi_margin_loss(y[:, 0], y[:, 1:], **MML) == pytest.approx(wanted.item())
+    each = torch.func.vmap(lambda row: build_loss("MML", **MML)(row[None]))(y)
+    assert each.mean() == pytest.approx(wanted.item())
+    kept = y[:, [0, 1, 2, *range(4, 10)]]
+    # N counts what is masked, too.
+    ratio = build_loss("MML", **MML, pos_weight=0)(y) / build_loss("MML", **MML, pos_weight=0)(kept)
+    assert ratio.item() == pytest.approx(8 / 9)
 
 
 @pytest.mark.parametrize("name", NAMES)

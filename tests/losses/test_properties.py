@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mml_plugin import available_losses, build_loss
+from mml_plugin import available_losses, build_loss, losses
 from mml_plugin.errors import UserError
 from mml_plugin.losses import BandCounter, multi_margin_loss
 from mml_plugin.registry import check_params, margins_of, params_from_config
@@ -313,6 +315,23 @@ def test_half_precision_scores_fall_where_the_loss_gives_them_a_gradient(dtype):
         ("MultiCosineContrastiveLoss", {"neg_weight": 1}, "needs margin_values_list"),
         ("InfoNCE", {"temperature": 0}, "temperature must be a number > 0"),
         ("CCL", {"negative_weight": -2}, "negative_weight.*got -2"),
+        ("MML", {"margins": {0.6, 0.9}, "margin_weights": [1, 2], "neg_weight": 1}, "margins must be a list of finite"),
+        ("MML", {"margins": 0.6, "margin_weights": [1], "neg_weight": 1}, "margins must be a list of finite"),
+        (
+            "GeneralizedContrastiveLoss",
+            {"f": "contrastive", "margin": 0},
+            "margin of f contrastive must be greater than 0, got 0",
+        ),
+        (
+            "GeneralizedContrastiveLoss",
+            {"f": "triplet", "margin": -0.1},
+            "margin of f triplet must be at least 0, got -0.1",
+        ),
+        (
+            "GeneralizedContrastiveLoss",
+            {"f": "pairs"},
+            "f must be one of ccl, contrastive, triplet, infonce, got 'pairs'",
+        ),
         ("Foo", {}, "there is no loss 'Foo'; known: BCE"),
         ("MultiMarginLos", {}, "did you mean 'MultiMarginLoss'"),
     ],
@@ -321,6 +340,49 @@ def test_bad_parameters_get_one_sentence(name, params, says):
     with pytest.raises(UserError, match=says) as caught:
         build_loss(name, **params)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [losses.MultiMarginLoss, functools.partial(build_loss, "MML")])
+def test_arrays_and_numbers_of_numpy_and_torch_are_taken(make):
+    y = scores()
+    wanted = make(margins=[0.5, 0.75], margin_weights=[0.25, 0.75], neg_weight=3)(y)
+    for kind in (tuple, np.array, torch.tensor):
+        found = make(margins=kind([0.5, 0.75]), margin_weights=kind([0.25, 0.75]), neg_weight=np.int64(3))
+        assert found(y) == wanted
+    assert make(margins=[np.float32(0.5), 0.75], margin_weights=[0.25, 0.75], neg_weight=np.float32(3))(y) == wanted
+
+
+@pytest.mark.parametrize("wrong", [10**400, True, "1", None, math.inf, 1j])
+def test_what_is_no_finite_number_is_said_to_be_none(wrong):
+    with pytest.raises(UserError, match="margin must be a finite number, got"):
+        losses.CosineContrastiveLoss(wrong, 1)
+
+
+@pytest.mark.parametrize(("f", "loss"), [("contrastive", "ContrastiveLoss"), ("triplet", "TripletLoss")])
+def test_eq_6_has_the_margin_of_the_loss_that_it_contains(f, loss):
+    y = scores()
+    own = build_loss("GeneralizedContrastiveLoss", f=f)
+    assert own.margin == build_loss(loss).margin
+    assert own(y).item() == pytest.approx(build_loss(loss)(y).item())
+    assert build_loss("GeneralizedContrastiveLoss", f="ccl").margin == build_loss("CCL", negative_weight=1).margin
+
+
+def test_the_function_refuses_what_holds_no_scores():
+    good = torch.zeros(2), torch.zeros(2, 3)
+    for _ in range(4):  # the range of scores is looked at in the first, second and fourth batch
+        for positive, negatives in ((good[0], good[1][:1]), (good[0][:0], good[1][:0]), (good[0], good[1][:, :0])):
+            with pytest.raises(ValueError, match=r"positive must be \[B\] and negatives \[B, N\] with B and N >= 1"):
+                multi_margin_loss(positive, negatives, [0.5], [1], 1)
+    with pytest.raises(ValueError, match=r"negatives must hold floating-point scores, got torch\.bool"):
+        multi_margin_loss(good[0], good[1].bool(), [0.5], [1], 1)
+
+
+def test_users_may_be_a_list_and_scores_may_not():
+    y = scores()
+    loss = build_loss("BSL", temperature=0.2)
+    assert loss(y, users=[0, 1, 0, 1, 2]) == loss(y, users=torch.tensor([0, 1, 0, 1, 2]))
+    with pytest.raises(ValueError, match="y_pred must be a tensor, got list"):
+        loss(y.tolist(), users=[0, 1, 0, 1, 2])
 
 
 def test_numbers_written_as_text_are_converted():

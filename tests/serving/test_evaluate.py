@@ -152,6 +152,17 @@ def test_a_csv_file_and_per_user_metrics(written, pairs, tmp_path, capsys):
     assert pd.read_parquet(out)["Recall(k=5)"].mean() == pytest.approx(brute(written, pairs, 5)[0])
 
 
+@pytest.mark.parametrize("name", ["more.CSV", "more.csv.gz", "more.txt", "more"])
+def test_a_csv_file_is_known_by_its_name_or_its_first_line(written, pairs, tmp_path, capsys, name):
+    users, items = ids(written, pairs)
+    pd.DataFrame({"user": users, "item": items}).to_csv(tmp_path / name, index=False)
+    words = ["evaluate", str(written.path), "--file", str(tmp_path / name), "--k", "5", "--metric", "Recall"]
+    assert main(words) == 0
+    assert f"Recall(k=5)          {brute(written, pairs, 5)[0]:.6f}" in capsys.readouterr().out
+    assert main([*words, "--output", "users.csv"]) == 2
+    assert "--output is a Parquet file, not .csv: name it users.parquet" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -81,6 +81,7 @@ def test_a_failed_batch_leaves_no_file(written, monkeypatch, tmp_path):
         (["--user", "u001", "--user", "u0ZZ"], "there is no user 'u0ZZ' in"),
         (["--all"], "add --output FILE.parquet"),
         (["--user", "u001", "--output", "x"], "--output belongs to --all"),
+        (["--all", "--output", "all.csv"], "--output is a Parquet file, not .csv: name it all.parquet"),
     ],
 )
 def test_mistakes_are_one_sentence(written, capsys, words, says):

@@ -6,10 +6,12 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.outputs import write_parquet
+from mml_plugin.experiment.run_folder import RunFolder
 from mml_plugin.serving.saved_run import load_run
 
 
@@ -67,6 +69,28 @@ def test_no_folder(tmp_path):
 
 def test_an_unfinished_run(written):
     (written.path / "result.json").unlink()
+    with pytest.raises(UserError, match="the run has not finished"):
+        load_run(written.path)
+
+
+def test_a_run_that_a_killed_overwrite_had_set_aside_comes_back(written):
+    wanted = load_run(written.path)
+    folder = RunFolder(written.path)
+    folder.set_aside()
+    folder.config.write_text("MF_x: {}\n")  # the new run's, which has no epoch
+    with folder.lock(), pytest.raises(UserError, match="is being trained anew and has no epoch yet; the earlier run"):
+        load_run(written.path)
+    found = load_run(written.path)
+    assert found.result == wanted.result
+    assert torch.equal(found.item_vectors, wanted.item_vectors)
+    assert not folder.holds_earlier
+
+
+def test_a_run_whose_place_is_taken_is_not_served_for_the_new_one(written):
+    folder = RunFolder(written.path)
+    folder.set_aside()
+    folder.checkpoint.write_bytes(b"the new run's first epoch")
+    folder.history.write_text("epoch\n")
     with pytest.raises(UserError, match="the run has not finished"):
         load_run(written.path)
 

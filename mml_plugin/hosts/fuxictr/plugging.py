@@ -32,7 +32,7 @@ class ListwiseLoss(TeachableLoss):
         """The loss of scores ``[B, 1+N]``; FuxiCTR's labels ``[B, 1]`` are the positives'.
 
         Raises:
-            UserError: for pointwise scores ``[B, 1]``, and for another reduction.
+            UserError: for pointwise scores ``[B, 1]``, labels of another shape, and another reduction.
         """
         name = type(self.loss).__name__
         if y_pred.dim() != 2 or y_pred.size(1) < 2:
@@ -42,6 +42,11 @@ class ListwiseLoss(TeachableLoss):
             )
         if reduction != "mean":
             raise UserError(f"{name} gives the batch mean; reduction={reduction!r} is not available")
+        if y_true.numel() != y_pred.size(0):
+            raise UserError(
+                f"{name} needs labels of shape [B, 1], those of the positives, beside scores {list(y_pred.shape)}; "
+                f"they are {list(y_true.shape)}"
+            )
         labels = torch.zeros_like(y_pred)
         labels[:, :1] = y_true.view(-1, 1)
         return self.loss(y_pred, labels, users=self.users)

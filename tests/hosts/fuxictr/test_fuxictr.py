@@ -123,6 +123,8 @@ def test_what_is_not_listwise_is_refused_by_name(data, tmp_path):
         model = make(data, tmp_path)
     with pytest.raises(UserError, match=r"MultiMarginLoss needs y_pred of shape \[B, 1\+N\].*\[4, 1\]"):
         model.loss_fn(torch.zeros(4, 1), torch.ones(4, 1), reduction="mean")
+    with pytest.raises(UserError, match=r"needs labels of shape \[B, 1\].* beside scores \[4, 3\]; they are \[4, 3\]"):
+        model.loss_fn(torch.zeros(4, 3), torch.ones(4, 3), reduction="mean")
     with pytest.raises(UserError, match="reduction='none'"):
         model.loss_fn(torch.zeros(4, 3), torch.ones(4, 1), reduction="none")
 
