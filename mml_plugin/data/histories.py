@@ -21,12 +21,14 @@ class Ragged:
         row: ``[n]`` which of the B rows each belongs to.
         slot: ``[n]`` position within its row.
         lengths: ``[B]``.
+        real: ``[n]``, false for entries that are there to make n what was asked for; None where all are real.
     """
 
     ids: Tensor
     row: Tensor
     slot: Tensor
     lengths: Tensor
+    real: Tensor | None = None
 
 
 class Histories:
@@ -49,12 +51,17 @@ class Histories:
         self._ids = torch.from_numpy(vocabulary.history.ids[data.train_items]).to(device)
         self._target = torch.from_numpy(first_occurrences(data)).to(device)
 
-    def of_rows(self, rows: Tensor, users: Tensor, total: int | None = None) -> Ragged:
+    def of_rows(self, rows: Tensor, users: Tensor, total: int | None = None, room: int | None = None) -> Ragged:
         """The histories of training rows ``[B]`` of user rows ``[B]``.
 
-        ``total`` is the sum of their lengths; without it the host waits for a GPU's.
+        ``total`` is the sum of their lengths; without it, and without ``room``, the host waits for a GPU's. ``room``,
+        at least that sum, is how many entries there are to be whatever it is; the last ones are not ``real``.
         """
-        return self._cut(users, self._begin[users + 1] - self._begin[users] - 1, self._target[rows], total)
+        available = self._begin[users + 1] - self._begin[users] - 1
+        target = self._target[rows]
+        return (
+            self._cut(users, available, target, total) if room is None else self._fill(users, available, target, room)
+        )
 
     def row_lengths(self, users: Tensor) -> Tensor:
         """How long the history of a training row of each of these user rows is."""
@@ -68,10 +75,25 @@ class Histories:
         lengths = available.clamp(0, self.max_len)
         row = torch.repeat_interleave(torch.arange(len(users), device=users.device), lengths, output_size=total)
         slot = torch.arange(len(row), device=users.device) - (lengths.cumsum(0) - lengths)[row]
+        return Ragged(self._ids[self._places(users, available, lengths, target, row, slot)], row, slot, lengths)
+
+    def _fill(self, users: Tensor, available: Tensor, target: Tensor, room: int) -> Ragged:
+        lengths = available.clamp(0, self.max_len)
+        ends, number = lengths.cumsum(0), torch.arange(room, device=users.device)
+        real = number < ends[-1]
+        row = torch.searchsorted(ends, number, right=True).clamp_max(len(users) - 1)
+        slot = (number - (ends - lengths)[row]) * real
+        places = self._places(users, available, lengths, target, row, slot) * real
+        return Ragged(self._ids[places], row, slot, lengths, real)
+
+    def _places(
+        self, users: Tensor, available: Tensor, lengths: Tensor, target: Tensor | None, row: Tensor, slot: Tensor
+    ) -> Tensor:
+        """Where among all training items each entry stands."""
         position = slot + (available - lengths)[row] if self._keep_last else slot
         if target is not None:
             position = position + (position >= target[row])
-        return Ragged(self._ids[self._begin[users][row] + position], row, slot, lengths)
+        return self._begin[users][row] + position
 
 
 def first_occurrences(data: Interactions) -> np.ndarray:

@@ -36,6 +36,8 @@ STATE_VERSION = 2
 USER_BLOCK = 4096
 # A table of so many times a batch's rows is read seldom enough for late steps to save time.
 SELDOM = 16
+# So many times the most history entries that a batch of the first epoch has, a captured step has room for.
+HISTORY_ROOM = 17 / 16
 
 
 class HistorySource(Protocol):
@@ -43,7 +45,9 @@ class HistorySource(Protocol):
 
     max_len: int
 
-    def of_rows(self, rows: Tensor, users: Tensor, total: int | None = None) -> RaggedHistories: ...
+    def of_rows(
+        self, rows: Tensor, users: Tensor, total: int | None = None, room: int | None = None
+    ) -> RaggedHistories: ...
 
     def row_lengths(self, users: Tensor) -> Tensor: ...
 
@@ -203,6 +207,7 @@ class Trainer:
         self._current: int | Tensor = 0
         if graph is not None or self.device.type == "cuda":
             self._current = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self._history_room: int | None = None  # entries that the histories of a captured step's batch always have
         self._run = self._runner(graph)
 
     def _runner(self, graph: Graph | None) -> Callable[[Tensor], StepResult]:
@@ -219,8 +224,6 @@ class Trainer:
         """Why a capture cannot succeed, as far as is known beforehand; "" where it is worth the attempt."""
         if not self.optimiser.capturable:
             return f"the optimizer {self.settings.optimizer} or an L1 term takes its learning rate from the host"
-        if self.tower.needs_history:
-            return "the batches' histories differ in size"
         if self.model.item_table is None:
             return "the batches' distinct items, which the item tower is given, differ in number"
         return self.backend.capture_obstacle(self.settings.exclude_positives)
@@ -365,7 +368,7 @@ class Trainer:
         return (self.batch(epoch, rows, total) for rows, total in self._row_batches(epoch))
 
     def _row_batches(self, epoch: int) -> Iterator[tuple[Tensor, int | None]]:
-        """The training rows of an epoch's batches, and their histories' length where the host would wait for it."""
+        """The training rows of an epoch's batches, and their histories' length where it has to be known beforehand."""
         settings = self.settings
         if settings.shuffle:
             rows = self.backend.shuffled(len(self.data.users), settings.seed, epoch, self.device)
@@ -375,12 +378,20 @@ class Trainer:
         yield from zip(parts, self._history_totals(rows, len(parts)))
 
     def _history_totals(self, rows: Tensor, batches: int) -> list[int | None]:
-        """The summed length of each batch's histories, asked of a GPU once an epoch; None where nobody needs it."""
+        """The summed length of each batch's histories, asked of a GPU once an epoch; None where nobody needs it.
+
+        A captured step has room for so many, and needs to know of those that are longer.
+        """
         history, size = self.data.history, self.settings.batch_size
         if not self.tower.needs_history or history is None or self.backend.may_wait(rows):
             return [None] * batches
         lengths = history.row_lengths(self.data.users[rows])
-        return [int(total) for total in torch.stack([part.sum() for part in lengths.split(size)[:batches]]).tolist()]
+        totals = torch.stack([part.sum() for part in lengths.split(size)[:batches]]).tolist()
+        if not isinstance(self._run, GraphedStep):
+            return totals
+        if self._history_room is None:
+            self._history_room = int(HISTORY_ROOM * max(totals))
+        return [None if total <= self._history_room else total for total in totals]
 
     def batch(self, epoch: int | Tensor, rows: Tensor, history_total: int | None = None) -> Batch:
         """The batch of training rows ``[B]`` in an epoch; ``history_total`` as :meth:`HistorySource.of_rows` has it."""
@@ -388,9 +399,10 @@ class Trainer:
         users = data.users.index_select(0, rows)
         positive = data.item_ids.index_select(0, data.items.index_select(0, rows))
         index = self.sampler.index(epoch, rows, users, positive, settings.num_negs)
-        history = (
-            data.history.of_rows(rows, users, history_total) if self.tower.needs_history and data.history else None
-        )
+        history = None
+        if self.tower.needs_history and data.history is not None:
+            room = self._history_room if history_total is None else None
+            history = data.history.of_rows(rows, users, history_total, room)
         return Batch(
             data.user_ids.index_select(0, users),
             index,

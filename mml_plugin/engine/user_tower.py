@@ -35,6 +35,9 @@ class RaggedHistories(Protocol):
     @property
     def lengths(self) -> Tensor: ...
 
+    @property
+    def real(self) -> Tensor | None: ...
+
 
 @dataclass(frozen=True)
 class UserVectors:
@@ -119,7 +122,7 @@ class UserTower:
 
     def _distinct(self, tower: HistoryTower, history: RaggedHistories) -> HistoryItems | None:
         """Each attended item once, where the backend can attend so."""
-        if self.backend is None or tower.aggregator == "mean":
+        if self.backend is None or tower.aggregator == "mean" or history.real is not None:
             return None
         return self.backend.history_items(history.ids, len(tower.table))
 
@@ -133,10 +136,10 @@ class UserTower:
         attention_mask: Tensor | None,
     ) -> Tensor:
         if tower.aggregator == "mean":
-            padding = items.detach().sum(dim=-1) == 0
             # recbox counts in float32, where 1e-9 disappears beside a whole number.
-            real = _by_row((~padding).float()[:, None], history.row, len(own))
-            pooled = _by_row(items, history.row, len(own)) / (real + EPSILON)
+            real = _by_row((~_padding(items, history)).float()[:, None], history.row, len(own))
+            summed = items if history.real is None else items * history.real[:, None]
+            pooled = _by_row(summed, history.row, len(own)) / (real + EPSILON)
         else:
             pooled = self._attend(tower, own, items, history, distinct, attention_mask)
         return tower.gamma * own + (1 - tower.gamma) * tower.value(pooled)
@@ -158,12 +161,20 @@ class UserTower:
         if distinct is not None:
             return distinct.attend(items, key, asked, history.lengths, mask, absent)
         scores = (key * asked[history.row]).sum(dim=-1)
-        raised = scores.masked_fill(items.detach().sum(dim=-1) == 0, 0).exp()
+        raised = scores.masked_fill(_padding(items, history), 0).exp()
+        if history.real is not None:
+            raised = raised * history.real
         total = _by_row(raised[:, None], history.row, len(own)).squeeze(-1) + absent
         weights = raised / total[history.row]
         if mask is not None:
             weights = weights * mask
         return _by_row(weights[:, None] * items, history.row, len(own))
+
+
+def _padding(items: Tensor, history: RaggedHistories) -> Tensor:
+    """``[n]``, the entries that count as padding to recbox, and those that are no entries."""
+    zero = items.detach().sum(dim=-1) == 0
+    return zero if history.real is None else zero | ~history.real
 
 
 def _by_row(values: Tensor, row: Tensor, rows: int) -> Tensor:

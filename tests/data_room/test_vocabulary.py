@@ -79,6 +79,7 @@ def test_equals_recboxs_encoder(name, which, golden_params, tmp_path):
             history = Histories(data, made, torch.device("cpu"))
             ragged = history.of_rows(rows, torch.from_numpy(data.train_users))
             compare(ragged, train["user_history"][:], made.history.size - 1)
+            compare_filled(history, rows, torch.from_numpy(data.train_users), ragged)
         with h5py.File(prepared.folder / "valid.h5") as valid:
             ragged = history.of_users(torch.from_numpy(data.test_users))
             compare(ragged, valid["user_history"][:], made.history.size - 1)
@@ -89,6 +90,22 @@ def compare(ragged, padded, pad):
     for row, wanted in enumerate(padded):
         assert ragged.ids[ragged.row == row].tolist() == wanted[wanted != pad].tolist()
         assert ragged.slot[ragged.row == row].tolist() == list(range(int(ragged.lengths[row])))
+
+
+def compare_filled(history, rows, users, ragged):
+    for spare in (0, 1, 57):
+        filled = history.of_rows(rows, users, room=len(ragged.ids) + spare)
+        assert filled.real.tolist() == [True] * len(ragged.ids) + [False] * spare
+        assert torch.equal(filled.lengths, ragged.lengths)
+        for field in ("ids", "row", "slot"):
+            assert torch.equal(getattr(filled, field)[filled.real], getattr(ragged, field)), field
+    # Batches that end with users of short and of no histories: what fills up stays within all arrays.
+    for batch in rows.split(3):
+        one = history.of_rows(batch, users[batch], room=200)
+        wanted = history.of_rows(batch, users[batch])
+        assert int(one.real.sum()) == len(wanted.ids)
+        assert torch.equal(one.ids[one.real], wanted.ids)
+        assert int(one.row.max()) < len(batch)
 
 
 def test_foreign_columns_are_refused_by_name(golden_params):

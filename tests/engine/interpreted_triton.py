@@ -19,6 +19,7 @@ from mml_plugin.engine.backends import triton_gpu
 from mml_plugin.engine.backends.base import AdamConstants, TableState
 from mml_plugin.engine.scores import sampled_scores
 from mml_plugin.errors import UserError
+from mml_plugin.losses.score_range import ScoreRange
 
 from .fed import LearntTemperature, Pair, make_trainer
 from .recorded import RecordedGraph, recording_launch
@@ -328,6 +329,20 @@ def test_a_captured_training_is_the_references(few_users, monkeypatch):
         one.fit()
     whole = len(captured.data.users) // 20
     assert graph.launches == 2 * whole - 3 > 0
+    assert_same(captured, uncaptured)
+
+
+def test_attended_histories_are_captured(few_users, monkeypatch):
+    monkeypatch.setattr(triton_gpu, "launch", recording_launch(triton_gpu.launch))
+    # As on a GPU, which is never waited for and records.
+    monkeypatch.setattr(triton_gpu.Engine, "may_wait", lambda self, data: False)
+    monkeypatch.setattr(ScoreRange, "look", lambda self, scores: None)
+    params = few_users("SimpleX_satt_ccl", epochs=2, attention_dropout=0.2)
+    graph = RecordedGraph()
+    captured, uncaptured = make_trainer(params, "triton", graph=graph), make_trainer(params, "reference")
+    for one in (captured, uncaptured):
+        one.fit()
+    assert graph.launches > 0
     assert_same(captured, uncaptured)
 
 

@@ -222,9 +222,16 @@ def test_a_training_is_the_cpus(backend, gpu, name, changes, golden_params):
     assert_alike(made[1], made[0], 1e-7)
 
 
-@pytest.mark.parametrize("name", ["MF_ccl", "MF_mml", "MF_softmax", "MF_bce", "SimpleX_mean_g1_mml"])
-def test_a_captured_training_is_the_training(gpu, name, golden_params):
-    params = {**golden_params(name), "batch_size": 60, "epochs": 5}
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        *((name, {}) for name in ("MF_ccl", "MF_mml", "MF_softmax", "MF_bce", "SimpleX_mean_g1_mml")),
+        *((name, {"attention_dropout": 0.2}) for name in ("SimpleX_uatt_mml", "SimpleX_satt_ccl")),
+        ("SimpleX_mean_bias_ccl", {}),
+    ],
+)
+def test_a_captured_training_is_the_training(gpu, name, changes, golden_params):
+    params = {**golden_params(name), "batch_size": 60, "epochs": 5, **changes}
     made = [make_trainer(params, "auto", device=gpu, capture=capture) for capture in (True, False)]
     for trainer in made:
         trainer.fit()
