@@ -43,9 +43,8 @@ class SortedGradient:
     """The non-zero entries of dL/dy in the order of their items, of which there are I; ``numba_items`` works on them.
 
     Attributes:
-        begin: ``[I+1]`` int32, where each item's entries begin. This and the next three are scratch memory.
-        rows: int32, each entry's row of the batch; room for ``B * (1+N)``.
-        values, crossed: each entry's gradient, and that times its score.
+        begin: ``[I+1]`` int32, where each item's entries begin. This and the next are scratch memory.
+        entries: of ``numba_items.entry_type``; room for ``B * (1+N)``.
         user: ``[B, d]`` user vectors.
         inverse: ``[I]`` what normalisation multiplies the items' rows with; empty for none.
         ceiling: inverse norms from here on belong to rows that are not projected.
@@ -53,9 +52,7 @@ class SortedGradient:
     """
 
     begin: np.ndarray
-    rows: np.ndarray
-    values: np.ndarray
-    crossed: np.ndarray
+    entries: np.ndarray
     user: np.ndarray
     inverse: np.ndarray
     ceiling: Any
@@ -68,15 +65,13 @@ class SortedGradient:
 
     def arrays(self, table: Tensor) -> tuple[Any, ...]:
         """The kernels' first arguments."""
-        return (
-            self.begin, self.rows, self.values, self.crossed, self.user, table.numpy(), self.inverse, self.ceiling
-        )  # fmt: skip
+        return self.begin, self.entries, self.user, table.numpy(), self.inverse, self.ceiling
 
     def bound(self, parts: np.ndarray) -> None:
         """Fill ``parts`` with numbers that are at least the gradient's squared norm together."""
         # In float64, where the square of a tiny number is none of zero.
         lengths = np.linalg.norm(self.user.astype(np.float64), axis=1)
-        by_item.squared_bound(self.begin, self.rows, self.values, self.crossed, lengths, self.inverse, parts)
+        by_item.squared_bound(self.begin, self.entries, lengths, self.inverse, parts)
 
 
 class _Scratch(threading.local):
@@ -251,16 +246,13 @@ class Engine(Backend):
     def _sorted(
         self, grad: Tensor, y: Tensor, user: Tensor, index: Tensor, inverse: Tensor | None, items: int
     ) -> SortedGradient:
-        dtype, entries = grad.numpy().dtype, grad.numel()
+        dtype = grad.numpy().dtype
         begin = self._room("begin", items + 1, np.int32)
         counts = self._room("counts", numba.get_num_threads() * items, np.int32).reshape(-1, items)
-        rows = self._room("rows", entries, np.int32)
-        values, crossed = self._room("values", entries, dtype), self._room("crossed", entries, dtype)
-        by_item.sort_by_item(grad.numpy(), y.numpy(), index.numpy(), counts, begin, rows, values, crossed)
+        entries = self._room("entries", grad.numel(), by_item.entry_type(dtype))
+        by_item.sort_by_item(grad.numpy(), y.numpy(), index.numpy(), counts, begin, entries)
         ceiling = dtype.type(self.norm_ceiling())
-        return SortedGradient(
-            begin, rows, values, crossed, user.numpy(), _array(inverse, user), ceiling, NOTHING[dtype.type]
-        )
+        return SortedGradient(begin, entries, user.numpy(), _array(inverse, user), ceiling, NOTHING[dtype.type])
 
     def _room(self, name: str, size: int, dtype) -> np.ndarray:
         """Scratch memory that is kept between steps."""

@@ -4,9 +4,13 @@ A dense loss touches most rows of the item table in every step. Written to memor
 its norm and again by Adam, and with table and moments it is more than many a last cache holds. So the entries are
 sorted by item, and where a bound says that the norm need not be known, Adam makes a row's gradient when it comes to it:
 the same operations in the same order, so in float32 the bits of memory. Else it is written and measured in one pass.
+
+An entry is a record of :func:`entry_type`, so that putting it in its place writes to one place in memory, not to three.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import numpy as np
 from numba import njit, prange
@@ -15,9 +19,17 @@ from mml_plugin.engine.backends.numba_kernels import AHEAD, PARTS, RUN, dot, mov
 from mml_plugin.engine.backends.numba_prefetch import prefetch_row
 
 
+@cache
+def entry_type(dtype: np.dtype) -> np.dtype:
+    """A non-zero entry of the batch's gradient: its ``row``, its gradient (``value``), and that times its score
+    (``crossed``), the latter two in the type ``dtype``.
+    """
+    return np.dtype([("value", dtype), ("crossed", dtype), ("row", np.int32)], align=True)
+
+
 @njit(parallel=True, cache=True)
-def sort_by_item(grad, y, index, counts, begin, rows, values, crossed):
-    """Non-zero grads in the order of their items, equal items in batch order, as (row, grad, grad * y)."""
+def sort_by_item(grad, y, index, counts, begin, entries):
+    """Non-zero grads in the order of their items, equal items in batch order."""
     batch, width = index.shape
     workers, items = counts.shape
     for w in prange(workers):
@@ -42,13 +54,14 @@ def sort_by_item(grad, y, index, counts, begin, rows, values, crossed):
                     i = index[b, j]
                     place = counts[w, i]
                     counts[w, i] = place + 1
-                    rows[place] = b
-                    values[place] = g
-                    crossed[place] = g * y[b, j]
+                    entry = entries[place]
+                    entry.row = b
+                    entry.value = g
+                    entry.crossed = g * y[b, j]
 
 
 @njit
-def add_row(i, begin, rows, values, crossed, user, table, inverse, ceiling, out):
+def add_row(i, begin, entries, user, table, inverse, ceiling, out):
     """out += d(y)/d(table[i]) weighed by the item's entries, one after another."""
     dim = table.shape[1]
     scaled = inverse.shape[0] > 0
@@ -56,9 +69,9 @@ def add_row(i, begin, rows, values, crossed, user, table, inverse, ceiling, out)
     c = table.dtype.type(0)
     first, last = begin[i], begin[i + 1]
     for k in range(first, last):
-        c += crossed[k]
+        c += entries[k].crossed
     for k in range(first, last):
-        f, u = values[k] * n, user[rows[k]]
+        f, u = entries[k].value * n, user[entries[k].row]
         for d in range(dim):
             out[d] += f * u[d]
     # Below F.normalize's floor the norm is a constant, so nothing is projected out.
@@ -70,7 +83,7 @@ def add_row(i, begin, rows, values, crossed, user, table, inverse, ceiling, out)
 
 
 @njit(parallel=True, cache=True)
-def item_gradient(begin, rows, values, crossed, user, table, inverse, ceiling, out, touched, decay, parts):
+def item_gradient(begin, entries, user, table, inverse, ceiling, out, touched, decay, parts):
     """out[i] += d(y)/d(table[i]) weighed by the non-zero grads, from what :func:`sort_by_item` made.
 
     parts[p], if any, becomes what ``numba_kernels.gradient_norms`` would find in ``out``, which must have been zero.
@@ -88,7 +101,7 @@ def item_gradient(begin, rows, values, crossed, user, table, inverse, ceiling, o
                     prefetch_row(table, ahead)
             if begin[i] != begin[i + 1]:
                 touched[i] = 1
-                add_row(i, begin, rows, values, crossed, user, table, inverse, ceiling, out[i])
+                add_row(i, begin, entries, user, table, inverse, ceiling, out[i])
                 if measured:
                     square, along = square_and_dot(out[i], table[i])
                     here += square + 2 * decay * along
@@ -97,7 +110,7 @@ def item_gradient(begin, rows, values, crossed, user, table, inverse, ceiling, o
 
 
 @njit(parallel=True, cache=True)
-def squared_bound(begin, rows, values, crossed, lengths, inverse, parts):
+def squared_bound(begin, entries, lengths, inverse, parts):
     """parts[p]: together at least |g|^2 of the gradient, from the users' lengths; projecting only shortens a row.
 
     Not a number where a score is none.
@@ -109,7 +122,8 @@ def squared_bound(begin, rows, values, crossed, lengths, inverse, parts):
         for i in range(p * items // PARTS, (p + 1) * items // PARTS):
             length = 0.0
             for k in range(begin[i], begin[i + 1]):
-                length += abs(values[k]) * lengths[rows[k]] + 0 * crossed[k]
+                entry = entries[k]
+                length += abs(entry.value) * lengths[entry.row] + 0 * entry.crossed
             if scaled:
                 length *= inverse[i]
             here += length * length
@@ -137,8 +151,8 @@ def add_scaled(factor, row, out):
 
 @njit(parallel=True, cache=True)
 def adam(
-    begin, rows, values, crossed, user, table, inverse, ceiling, pulls, first, second, decay, clip, rate, epsilon,
-    beta1, beta2, norms,
+    begin, entries, user, table, inverse, ceiling, pulls, first, second, decay, clip, rate, epsilon, beta1, beta2,
+    norms,
 ):  # fmt: skip
     """As ``numba_kernels.adam`` with the gradient that :func:`item_gradient` would write, plus pulls[i] * table[i]."""
     items, dim = table.shape
@@ -155,14 +169,14 @@ def adam(
                 run = slice(at * dim, end * dim)
                 move(flat_w[run], flat_m[run], flat_v[run], clip * decay, rate, epsilon, beta1, beta2)
             elif begin[end] - begin[at] == 1 and not pulled:
-                k, n = begin[at], inverse[at] if scaled else table.dtype.type(1)
-                c = crossed[k] * (n * n) if scaled and n < ceiling else table.dtype.type(0)
+                entry, n = entries[begin[at]], inverse[at] if scaled else table.dtype.type(1)
+                c = entry.crossed * (n * n) if scaled and n < ceiling else table.dtype.type(0)
                 move_alone(
-                    table[at], first[at], second[at], user[rows[k]], values[k] * n, c, clip, decay, rate, epsilon,
+                    table[at], first[at], second[at], user[entry.row], entry.value * n, c, clip, decay, rate, epsilon,
                     beta1, beta2,
                 )  # fmt: skip
             else:
-                add_row(at, begin, rows, values, crossed, user, table, inverse, ceiling, grad)
+                add_row(at, begin, entries, user, table, inverse, ceiling, grad)
                 if pulled:
                     add_scaled(pulls[at], table[at], grad)
                 move_touched(table[at], first[at], second[at], grad, clip, decay, rate, epsilon, beta1, beta2)

@@ -100,10 +100,15 @@ def user_gradient(grad, table, index, inverse, out, active, slots):
             count += np.uint64(grad[b, j] != 0)
         active[b] = count
         seen = active[b]
-        for k in range(seen):
-            i = index[b, found[k]]
-            items[k] = i
-            factors[k] = grad[b, found[k]] * inverse[i] if scaled else grad[b, found[k]]
+        if seen == width:  # of a dense loss: entries need not be looked up by their slots
+            for k in range(width):
+                items[k] = index[b, k]
+                factors[k] = grad[b, k] * inverse[index[b, k]] if scaled else grad[b, k]
+        else:
+            for k in range(seen):
+                i = index[b, found[k]]
+                items[k] = i
+                factors[k] = grad[b, found[k]] * inverse[i] if scaled else grad[b, found[k]]
         o[:] = 0
         for k in range(min(AHEAD, seen)):
             prefetch_row(table, items[k])
