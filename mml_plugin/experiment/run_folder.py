@@ -96,6 +96,10 @@ def _check_keys(content: Mapping[str, Any], needed: Mapping[str, type | tuple[ty
                 raise ValueError(f"its {name} {metric} is {value!r:.40}")
 
 
+class FolderInUse(UserError):
+    """Another process trains in the run folder."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths and files of one run; nothing here knows how it is trained."""
@@ -317,7 +321,7 @@ class RunFolder:
                 folder.rmdir()
 
     def lock(self) -> FileLock:
-        """Take the folder for this process; a :class:`UserError` when another process has it.
+        """Take the folder for this process; a :class:`FolderInUse` when another process has it.
 
         The lock file lies beside the folder, so that a run folder holds results only.
         """
@@ -326,7 +330,7 @@ class RunFolder:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise UserError(f"another process is running {self.path}; wait for it or give another --seed") from None
+            raise FolderInUse(f"another process is running {self.path}; wait for it or give another --seed") from None
         except OSError as error:
             raise UserError(f"cannot write to {self.path.parent}: {error.strerror}") from None
         return lock

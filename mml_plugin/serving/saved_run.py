@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mml_plugin.engine.ranking import ItemLists
 from mml_plugin.errors import UserError
-from mml_plugin.experiment.run_folder import RunFolder
+from mml_plugin.experiment.run_folder import FolderInUse, RunFolder
 
 # Looking for similar ids is worth it where people type them; in a million ids it would take minutes.
 MAX_IDS_TO_COMPARE = 100_000
@@ -120,10 +120,15 @@ def _bring_back(folder: RunFolder) -> None:
     """The run that a killed ``--overwrite`` had set aside."""
     try:
         folder.recover()
-    except UserError:
+    except FolderInUse:
         raise UserError(
             f"{folder.path} is being trained anew and has no epoch yet; the earlier run is kept until then and comes "
             "back when the training is stopped before"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{folder.path} holds a run that a killed --overwrite had set aside, which cannot be put back: "
+            f"{error.strerror}"
         ) from None
 
 

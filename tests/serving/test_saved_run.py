@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.numpy import save_file
 
 from mml_plugin.errors import UserError
@@ -84,6 +87,19 @@ def test_a_run_that_a_killed_overwrite_had_set_aside_comes_back(written):
     assert found.result == wanted.result
     assert torch.equal(found.item_vectors, wanted.item_vectors)
     assert not folder.holds_earlier
+
+
+def test_a_run_that_cannot_be_put_back_is_not_said_to_be_trained(written, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    RunFolder(written.path).set_aside()
+    for owner, name, said in ((RunFolder, "put_back", "be put back"), (FileLock, "acquire", r"write to \S+")):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, refused)
+            with pytest.raises(UserError, match=f"cannot {said}: Permission denied"):
+                load_run(written.path)
+    assert load_run(written.path)
 
 
 def test_a_run_whose_place_is_taken_is_not_served_for_the_new_one(written):
