@@ -7,9 +7,11 @@ step (row ids, epoch, step count, learning rate, sums) has to be a tensor on the
 
 from __future__ import annotations
 
+import gc
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -51,10 +53,11 @@ class CudaGraph:
         with torch.cuda.device(self.device):
             current = torch.cuda.current_stream()
             self._stream.wait_stream(current)
-            with torch.cuda.stream(self._stream):
-                result = body()
-            current.wait_stream(self._stream)
-        return result
+            try:
+                with torch.cuda.stream(self._stream):
+                    return body()
+            finally:
+                current.wait_stream(self._stream)
 
     def rehearse(self, body: Callable[[], T]) -> tuple[T, str]:
         """With torch's own watch for waits.
@@ -86,7 +89,7 @@ class CudaGraph:
     def capture(self, body: Callable[[], T]) -> T:
         """On a stream of its own; other threads (the one that watches memory) may go on meanwhile."""
         first: RuntimeError | None = None
-        with torch.cuda.device(self.device):
+        with torch.cuda.device(self.device), _without_collection():
             current = torch.cuda.current_stream()
             try:
                 with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
@@ -107,6 +110,22 @@ class CudaGraph:
         """On the current stream."""
         with torch.cuda.device(self.device):
             self._graph.replay()
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Collect garbage first and none within: the end of another graph, such as an earlier trainer's, ends a capture.
+
+    torch did the first half itself until 2.9.
+    """
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class GraphedStep(Generic[T]):

@@ -21,6 +21,8 @@ from mml_plugin.engine.backends.base import CLIP_EPSILON, ROUNDING, AdamConstant
 SUM_ERROR = 1e-14
 # Steps that take the norm after a bound did not tell, before the next bound is tried.
 MEASURED = 15
+# What torch.optim looks at in every step: the count, and NAdam's product.
+ON_HOST = ("step", "mu_product")
 
 
 @dataclass(frozen=True)
@@ -337,10 +339,11 @@ class GeneralOptimiser:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what :meth:`state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
-        # A checkpoint is read to the device; torch counts steps on the host, and would wait for each count there.
+        # A checkpoint is read to the device; torch keeps these on the host, and would wait for each one there.
         for kept in self.optimizer.state.values():
-            if isinstance(kept.get("step"), Tensor):
-                kept["step"] = kept["step"].cpu()
+            for name in ON_HOST:
+                if isinstance(kept.get(name), Tensor):
+                    kept[name] = kept[name].cpu()
 
 
 def optimizer_class(name: str) -> type[torch.optim.Optimizer]:

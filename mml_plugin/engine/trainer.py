@@ -229,7 +229,7 @@ class Trainer:
         return self.backend.capture_obstacle(self.settings.exclude_positives)
 
     def _drop_gradients(self) -> None:
-        """Forget gradients that a failed capture has announced and never computed."""
+        """Forget gradients that nobody has collected, or that a failed capture has announced and never computed."""
         for parameter in self.step.parameters.values():
             parameter.grad = None
 
@@ -327,6 +327,7 @@ class Trainer:
         """Let rows that batches seldom read take their optimiser steps when one does."""
         fused = self.optimiser
         fused.settle()
+        self._drop_gradients()  # of a step that broke off
         for state in fused.states.values():
             state.forget_gradient()
         if isinstance(fused, FusedAdam):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import warnings
-from contextlib import contextmanager
+import weakref
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -242,7 +244,7 @@ def test_no_step_waits_for_the_device(name, golden_params):
 @pytest.fixture
 def cuda(monkeypatch):
     """torch.cuda as far as CudaGraph goes, on a machine without one; ``modes`` are the watch's, in order."""
-    said = SimpleNamespace(modes=[0], ends_with=None)
+    said = SimpleNamespace(modes=[0], ends_with=None, joined=[])
 
     @contextmanager
     def nothing(*_, **__):
@@ -256,7 +258,7 @@ def cuda(monkeypatch):
             if said.ends_with:
                 raise RuntimeError(said.ends_with)
 
-    stream = SimpleNamespace(wait_stream=lambda other: None)
+    stream = SimpleNamespace(wait_stream=lambda other: said.joined.append(other))
     fakes = {
         "Stream": lambda device: stream, "CUDAGraph": lambda: None, "current_stream": lambda: stream,
         "device": nothing, "stream": nothing, "graph": graph, "set_stream": lambda one: None,
@@ -301,6 +303,33 @@ def test_the_watch_ends_with_a_step_that_fails(cuda):
     with pytest.raises(ValueError):  # noqa: PT011  # whatever a user's loss raises
         CudaGraph(CPU).rehearse(body)
     assert cuda.modes == [0, "warn", 0]
+    assert len(cuda.joined) == 2  # what comes next waits for what the step had begun
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_no_garbage_is_collected_within_a_capture(cuda, collecting, fails):
+    """It would end the capture if it were a graph; and an earlier trainer's is freed by the collector alone."""
+
+    class Earlier:
+        def __init__(self):
+            self.itself = self
+
+    def body():
+        assert earlier() is None
+        assert not gc.isenabled()
+        if fails:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    before = gc.isenabled()
+    (gc.enable if collecting else gc.disable)()
+    try:
+        earlier = weakref.ref(Earlier())
+        with pytest.raises(RuntimeError) if fails else nullcontext():
+            CudaGraph(CPU).capture(body)
+        assert gc.isenabled() == collecting
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_a_capture_that_breaks_off_says_what_broke_it(cuda):

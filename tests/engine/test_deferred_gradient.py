@@ -323,6 +323,21 @@ def test_a_gradient_that_a_broken_off_step_has_written_is_forgotten(golden_param
     assert not state.touched.any()
 
 
+def test_a_gradient_that_autograd_has_left_is_forgotten(golden_params, monkeypatch):
+    """A layer's, where a step breaks off between its backward and its collection."""
+    losses = []
+    for breaks in (True, False):
+        trainer = make_trainer(golden_params("SimpleX_uatt_mml"), "numba", torch.float32)
+        if breaks:
+            with monkeypatch.context() as patched:
+                patched.setattr(numba_cpu.Engine, "add_rows", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    next(trainer.steps(0))
+            assert any(parameter.grad is not None for parameter in trainer.step.parameters.values())
+        losses.append([float(step.loss) for step in trainer.steps(0)])
+    assert losses[0] == losses[1]
+
+
 def interrupted(*arguments):
     raise KeyboardInterrupt
 
