@@ -81,9 +81,11 @@ class Histories:
         lengths = available.clamp(0, self.max_len)
         ends, number = lengths.cumsum(0), torch.arange(room, device=users.device)
         real = number < ends[-1]
-        row = torch.searchsorted(ends, number, right=True).clamp_max(len(users) - 1)
+        # What fills up is of all rows and items in turn: thousands of entries of one would be added one after another.
+        row = torch.where(real, torch.searchsorted(ends, number, right=True), number % len(users))
         slot = (number - (ends - lengths)[row]) * real
-        places = self._places(users, available, lengths, target, row, slot) * real
+        places = self._places(users, available, lengths, target, row, slot)
+        places = torch.where(real, places, number % len(self._ids))
         return Ragged(self._ids[places], row, slot, lengths, real)
 
     def _places(

@@ -36,8 +36,6 @@ STATE_VERSION = 2
 USER_BLOCK = 4096
 # A table of so many times a batch's rows is read seldom enough for late steps to save time.
 SELDOM = 16
-# So many times the most history entries that a batch of the first epoch has, a captured step has room for.
-HISTORY_ROOM = 17 / 16
 
 
 class HistorySource(Protocol):
@@ -207,7 +205,7 @@ class Trainer:
         self._current: int | Tensor = 0
         if graph is not None or self.device.type == "cuda":
             self._current = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self._history_room: int | None = None  # entries that the histories of a captured step's batch always have
+        self._history_room: int | None = None  # how many entries a captured step's histories always have
         self._run = self._runner(graph)
 
     def _runner(self, graph: Graph | None) -> Callable[[Tensor], StepResult]:
@@ -218,7 +216,7 @@ class Trainer:
         if obstacle:
             logging.info("The step is not captured as a CUDA graph: %s", obstacle)
             return self._train_on
-        return GraphedStep(self._train_on, self.settings.batch_size, self.device, graph, self._drop_gradients)
+        return GraphedStep(self._train_filled, self.settings.batch_size, self.device, graph, self._drop_gradients)
 
     def _capture_obstacle(self) -> str:
         """Why a capture cannot succeed, as far as is known beforehand; "" where it is worth the attempt."""
@@ -316,7 +314,7 @@ class Trainer:
         self._delay()
         try:
             for number, (rows, total) in enumerate(self._row_batches(epoch), start=1):
-                result = self._run(rows) if total is None else self._train_on(rows, total)
+                result = self._run(rows) if self._fits(rows, total) else self._train_on(rows, total)
                 if number == self.batches_per_epoch:
                     self._settle()
                 yield result
@@ -355,9 +353,21 @@ class Trainer:
                 found[name] = mine[0][1]
         return found
 
-    def _train_on(self, rows: Tensor, history_total: int | None = None) -> StepResult:
+    def _fits(self, rows: Tensor, history_total: int | None) -> bool:
+        """Whether a batch is one for ``_run``: of a length that nobody needs to know, or that a captured step has."""
+        if history_total is None:
+            return True
+        step, room = self._run, self._history_room
+        captures = isinstance(step, GraphedStep) and not step.refused and len(rows) == self.settings.batch_size
+        return captures and room is not None and history_total <= room
+
+    def _train_filled(self, rows: Tensor) -> StepResult:
+        """Train on rows whose histories have room in those of a captured step."""
+        return self._train_on(rows, history_room=self._history_room)
+
+    def _train_on(self, rows: Tensor, history_total: int | None = None, history_room: int | None = None) -> StepResult:
         """Train on the training rows ``[B]`` in the current epoch."""
-        batch = self.batch(self._current, rows, history_total)
+        batch = self.batch(self._current, rows, history_total, history_room)
         for name, rows_of in self._reads.items():
             cast(FusedAdam, self.optimiser).read(name, rows_of(batch))
         result = self.step(batch)
@@ -379,31 +389,27 @@ class Trainer:
         yield from zip(parts, self._history_totals(rows, len(parts)))
 
     def _history_totals(self, rows: Tensor, batches: int) -> list[int | None]:
-        """The summed length of each batch's histories, asked of a GPU once an epoch; None where nobody needs it.
-
-        A captured step has room for so many, and needs to know of those that are longer.
-        """
+        """The summed length of each batch's histories, asked of a GPU once an epoch; None where nobody needs it."""
         history, size = self.data.history, self.settings.batch_size
         if not self.tower.needs_history or history is None or self.backend.may_wait(rows):
             return [None] * batches
         lengths = history.row_lengths(self.data.users[rows])
         totals = torch.stack([part.sum() for part in lengths.split(size)[:batches]]).tolist()
-        if not isinstance(self._run, GraphedStep):
-            return totals
         if self._history_room is None:
-            self._history_room = int(HISTORY_ROOM * max(totals))
-        return [None if total <= self._history_room else total for total in totals]
+            self._history_room = max(totals)  # few later batches have more
+        return totals
 
-    def batch(self, epoch: int | Tensor, rows: Tensor, history_total: int | None = None) -> Batch:
-        """The batch of training rows ``[B]`` in an epoch; ``history_total`` as :meth:`HistorySource.of_rows` has it."""
+    def batch(
+        self, epoch: int | Tensor, rows: Tensor, history_total: int | None = None, history_room: int | None = None
+    ) -> Batch:
+        """The batch of training rows ``[B]`` in an epoch; total and room as :meth:`HistorySource.of_rows` has them."""
         data, settings = self.data, self.settings
         users = data.users.index_select(0, rows)
         positive = data.item_ids.index_select(0, data.items.index_select(0, rows))
         index = self.sampler.index(epoch, rows, users, positive, settings.num_negs)
         history = None
         if self.tower.needs_history and data.history is not None:
-            room = self._history_room if history_total is None else None
-            history = data.history.of_rows(rows, users, history_total, room)
+            history = data.history.of_rows(rows, users, history_total, history_room)
         return Batch(
             data.user_ids.index_select(0, users),
             index,

@@ -160,12 +160,13 @@ class UserTower:
         absent = (self.max_len - history.lengths).to(items.dtype) + EPSILON
         if distinct is not None:
             return distinct.attend(items, key, asked, history.lengths, mask, absent)
-        scores = (key * asked[history.row]).sum(dim=-1)
+        # index_select, whose gradient is added up without sorting the rows first.
+        scores = (key * asked.index_select(0, history.row)).sum(dim=-1)
         raised = scores.masked_fill(_padding(items, history), 0).exp()
         if history.real is not None:
             raised = raised * history.real
         total = _by_row(raised[:, None], history.row, len(own)).squeeze(-1) + absent
-        weights = raised / total[history.row]
+        weights = raised / total.index_select(0, history.row)
         if mask is not None:
             weights = weights * mask
         return _by_row(weights[:, None] * items, history.row, len(own))

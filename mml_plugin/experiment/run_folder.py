@@ -277,10 +277,19 @@ class RunFolder:
         self.drop_earlier()
 
     def recover(self) -> None:
-        """Tidy up after a process that was killed: half-written files, and a run that it had only set aside."""
-        if self.path.is_dir():
-            with self.lock():
+        """Tidy up after a process that was killed: half-written files, and a run that it had only set aside.
+
+        Raises:
+            UserError: when another process has the folder (:class:`FolderInUse`), and when it cannot be written to.
+        """
+        if not self.path.is_dir():
+            return
+        with self.lock():
+            try:
                 self.tidy()
+            except OSError as error:
+                reason = error.strerror or error
+                raise UserError(f"{self.path} cannot be tidied up after a process that was killed: {reason}") from None
 
     def tidy(self) -> None:
         """:meth:`sweep` and :meth:`put_back`. To be called under the lock."""

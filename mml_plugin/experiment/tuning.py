@@ -36,7 +36,7 @@ from mml_plugin.experiment.cells import DONE, ELSEWHERE, FAILED, is_locked, runn
 from mml_plugin.experiment.config import Experiment, config_files, load_experiment
 from mml_plugin.experiment.identity import canonical_hash
 from mml_plugin.experiment.run import DATA_KEYS, ENGINES, PROTOCOLS, RunRequest, check_choice
-from mml_plugin.experiment.run_folder import RunFolder, folder_name
+from mml_plugin.experiment.run_folder import FolderInUse, RunFolder, folder_name
 from mml_plugin.experiment.schema import known_keys
 from mml_plugin.experiment.yaml_blocks import read_blocks, read_document
 from mml_plugin.files import atomic_write, make_folder
@@ -298,7 +298,7 @@ def _run_cells(cells: list[Cell], gpus: Sequence[int], command: Sequence[str]) -
                     return ELSEWHERE
                 try:
                     folder.recover()  # a process that was killed may have set a finished run aside
-                except UserError:
+                except FolderInUse:
                     return ELSEWHERE  # begun this very moment
                 return DONE if cell.result.is_file() or train(cell, gpu) else FAILED
         except Timeout:

@@ -125,11 +125,6 @@ def _bring_back(folder: RunFolder) -> None:
             f"{folder.path} is being trained anew and has no epoch yet; the earlier run is kept until then and comes "
             "back when the training is stopped before"
         ) from None
-    except OSError as error:
-        raise UserError(
-            f"{folder.path} holds a run that a killed --overwrite had set aside, which cannot be put back: "
-            f"{error.strerror}"
-        ) from None
 
 
 def _check_folder(folder: RunFolder) -> None:

@@ -109,6 +109,33 @@ def test_threads_change_no_bit():
     assert all(torch.equal(a, b) for a, b in zip(*found))
 
 
+def test_what_fills_up_counts_for_nothing_whatever_its_score():
+    lengths, ids, row = torch.tensor([2, 0, 1]), [2, 5, 2], [0, 0, 2]
+    found = []
+    for more in (0, 4):
+        tower, model = attended(rows=3, key=Doubled)
+        # With this user a score of the item 8, which no history holds, is beyond what exp is finite of.
+        tower.table.data[8], model.user_table.data[0] = 100.0, 10.0
+        real = torch.tensor([True] * 3 + [False] * more) if more else None
+        history = Ragged(torch.tensor(ids + [8] * more), torch.tensor(row + [0, 1, 2, 0][:more]), None, lengths, real)
+        made = UserTower(model, 5)(torch.arange(3), history, training=True)
+        made.vectors[:, 0].sum().backward()
+        found.append([made.vectors.detach(), *map(_gradient, made.leaves)])
+    for filled, wanted in zip(found[1], found[0]):
+        torch.testing.assert_close(filled, wanted)
+        assert filled.isfinite().all()
+
+
+class Doubled(torch.nn.Module):
+    """A key without a layer."""
+
+    def __init__(self, *_):
+        super().__init__()
+
+    def forward(self, items):
+        return 2 * items
+
+
 def attended(rows, dim=4, key=torch.nn.Linear):
     """A tower with user attention over 9 items, and the model that it is of."""
     torch.manual_seed(1)

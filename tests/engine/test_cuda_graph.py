@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from mml_plugin import build_loss
-from mml_plugin.engine import trainer as engine_trainer
 from mml_plugin.engine.backends import torch_any
 from mml_plugin.engine.cuda_graph import CudaGraph, GraphedStep
 from mml_plugin.losses.score_range import ScoreRange
@@ -154,11 +153,8 @@ def test_a_loss_with_parameters_is_captured(golden_params):
     assert_the_temperature_was_learnt(*made)
 
 
-# More room than any batch needs, and too little for some.
-@pytest.mark.parametrize("room", [17 / 16, 0.97])
 @pytest.mark.parametrize("name", ["SimpleX_uatt_mml", "SimpleX_satt_ccl", "SimpleX_mean_bias_ccl"])
-def test_histories_of_any_length_are_captured(name, room, golden_params, monkeypatch):
-    monkeypatch.setattr(engine_trainer, "HISTORY_ROOM", room)
+def test_histories_of_any_length_are_captured(name, golden_params):
     changes = {"attention_dropout": 0.2, "net_dropout": 0.1, "max_gradient_norm": 1.0}
     # On a CPU, which may wait, MML looks for the scores above its margins.
     graph, loss = RecordedGraph(), build_loss("CCL", margin=0.3, negative_weight=20)
@@ -172,11 +168,9 @@ def test_histories_of_any_length_are_captured(name, room, golden_params, monkeyp
         for rows, _ in captured._row_batches(epoch)
         if len(rows) == 60
     ]
-    most = max(totals[:23])
-    assert min(totals) < most
-    with_room = sum(total <= int(room * most) for total in totals)
+    with_room = sum(total <= max(totals[:23]) for total in totals)
     assert graph.launches == with_room - GraphedStep.WARM_UP
-    assert (with_room == len(totals)) == (room > 1)
+    assert with_room < len(totals)  # later epochs have longer batches
 
 
 def test_a_new_rate_and_reloaded_weights_reach_a_captured_step(golden_params):

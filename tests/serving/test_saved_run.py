@@ -94,7 +94,7 @@ def test_a_run_that_cannot_be_put_back_is_not_said_to_be_trained(written, monkey
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     RunFolder(written.path).set_aside()
-    for owner, name, said in ((RunFolder, "put_back", "be put back"), (FileLock, "acquire", r"write to \S+")):
+    for owner, name, said in ((RunFolder, "put_back", "be tidied up after .*"), (FileLock, "acquire", r"write to \S+")):
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, refused)
             with pytest.raises(UserError, match=f"cannot {said}: Permission denied"):
