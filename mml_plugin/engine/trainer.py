@@ -228,7 +228,7 @@ class Trainer:
 
     def _drop_gradients(self) -> None:
         """Forget gradients that nobody has collected, or that a failed capture has announced and never computed."""
-        for parameter in self.step.parameters.values():
+        for parameter in self._parameters.values():
             parameter.grad = None
 
     def _sampler(self) -> NegativeSampler:
