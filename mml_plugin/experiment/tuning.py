@@ -300,6 +300,9 @@ def _run_cells(cells: list[Cell], gpus: Sequence[int], command: Sequence[str]) -
                     folder.recover()  # a process that was killed may have set a finished run aside
                 except FolderInUse:
                     return ELSEWHERE  # begun this very moment
+                except UserError as error:
+                    cell.log.write_text(f"error: {error}\n", encoding="utf-8")
+                    return FAILED
                 return DONE if cell.result.is_file() or train(cell, gpu) else FAILED
         except Timeout:
             return ELSEWHERE

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -269,6 +272,14 @@ def test_a_finished_cell_that_a_killed_process_set_aside_is_not_run_again(tmp_pa
     RunFolder(results[1].parent).set_aside()
     assert not results[1].exists()
     capsys.readouterr()
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "put_back", refused)
+        assert main(words) == 1
+    said = capsys.readouterr().out
+    assert "3 of 4 cells have a result" in said
+    log = re.search(r"failed: MF_tiny_mml\S*, see (\S+)", said)
+    assert log
+    assert re.fullmatch("error: .* cannot be tidied up .*: Permission denied\n", Path(log[1]).read_text())
     assert main(words) == 0
     assert "4 of 4 cells have a result" in capsys.readouterr().out
     assert results[1].exists()
@@ -292,3 +303,7 @@ def test_a_damaged_result_is_a_row_of_the_table(tmp_path):
     assert lines[0] == "expid,lr,state,protocol,Recall(k=20)"
     assert lines[1] == "x_1,1,done,paper,0.5"
     assert sorted(lines[2:]) == ["x_0,0,damaged,paper,", "x_2,2,damaged,paper,"]
+
+
+def refused(*_):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
