@@ -148,12 +148,12 @@ class Step:
         seen = y_pred.detach().requires_grad_()
         loss = self._loss(seen, users)
         own = self._loss_parameters
-        gradient, *found = torch.autograd.grad(
-            loss, [seen, *own.values()], allow_unused=bool(own), materialize_grads=bool(own)
-        )
+        # Not materialize_grads: in older torch the zeros that it makes require a gradient themselves.
+        gradient, *found = torch.autograd.grad(loss, [seen, *own.values()], allow_unused=bool(own))
         for name, slope in zip(own, found):
-            self.states[name].add_dense(slope)
-        return loss, gradient.contiguous()
+            if slope is not None:
+                self.states[name].add_dense(slope)
+        return loss, torch.zeros_like(y_pred) if gradient is None else gradient.contiguous()
 
     def _scores(self, vectors: Tensor, scale: Tensor | None, batch: Batch) -> Tensor:
         model = self.model
