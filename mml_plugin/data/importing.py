@@ -141,6 +141,7 @@ def read_pairs_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"cannot read {path}: it is not UTF-8 ({error.reason} at byte {error.start})") from None
     except (ValueError, OSError) as error:
         raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    _refuse_nul(path)
     for column in ("user", "item"):
         if column not in frame:
             found = ", ".join(map(repr, frame.columns))
@@ -158,6 +159,19 @@ def read_pairs_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
         if why:
             raise UserError(f"{path}, {_line_of(path, row)}: the {column} {why}")
     return frame["user"].to_numpy(str), frame["item"].to_numpy(str)
+
+
+def _refuse_nul(path: Path) -> None:
+    """Before pandas 3 a cell ends at its first NUL, and two ids may become one without a trace."""
+    from pandas.io.common import infer_compression
+
+    packed = infer_compression(path, "infer")
+    if packed not in (None, "gzip"):
+        return  # in a way that pandas alone undoes
+    with gzip.open(path, "rb") if packed else open(path, "rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if b"\0" in line:
+                raise UserError(f"{path}, line {number}: it holds a NUL character")
 
 
 def _line_of(path: Path, row: int) -> str:

@@ -235,7 +235,7 @@ def test_csv_import_keeps_text_ids(tmp_path):
         ("user,item\n", "holds no row"),
         ("user,item\n\n\na,b\n\n,c\n", "line 6: the user is empty"),
         ('user,item\n"a\nb",c\nd,\n', "line 4: the item is empty"),
-        ("user,item\na,b\na\0,c\n", "line 3: the user holds a NUL character$"),
+        ("user,item\na,b\na\0,c\n", "line 3: it holds a NUL character$"),
         ("User, item\na,b\n", r"line 1: column 'user' is missing; found 'User', ' item'; the header must be user,item"),
         ('user,item\na,"b^c"\n', r"line 2: item id 'b\^c' cannot be used"),
         ("user,item\na,b,5\nc,d,4\n", "rows have more values than the header"),
