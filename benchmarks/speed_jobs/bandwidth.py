@@ -9,7 +9,7 @@ from typing import Any
 def bandwidth_floor(trainer: Any, epoch_seconds: float) -> dict[str, Any]:
     """How near the epoch's time is to moving its bytes at the speed of a copy."""
     speed = _copy_speed(trainer.device)
-    floor = _bytes_per_step(trainer) * trainer.batches_per_epoch / speed
+    floor = _bytes_per_step(trainer) * trainer.batches.per_epoch / speed
     return {
         "copy_gb_per_second": speed / 1e9,
         "floor_seconds": floor,
@@ -30,7 +30,7 @@ def _bytes_per_step(trainer: Any) -> int:
     users = trainer.model.user_table
     row = users.shape[1] * users.element_size()
     items = min(batch * width, len(trainer.data.item_ids))
-    index = trainer.sampler.backend.index_dtype.itemsize
+    index = trainer.batches.sampler.backend.index_dtype.itemsize
     return dense + 2 * batch * width * (index + 2 * users.element_size()) + (items + 3 * batch) * row
 
 

@@ -33,23 +33,23 @@ def fast_epoch(job: dict[str, Any]) -> dict[str, Any]:
         data = time.perf_counter() - began
         began = time.perf_counter()
         # A GPU's step is timed before it is captured; a CPU's as an epoch trains it.
-        warming = trainer.steps(0) if gpu is None else (trainer.step(batch) for batch in trainer.batches(0))
+        warming = trainer.steps(0) if gpu is None else (trainer.step(batch) for batch in trainer.batches.of_epoch(0))
         next(warming)
         synchronise(job)
         first = time.perf_counter() - began
-        for _ in range(min(50, trainer.batches_per_epoch - 2)):
+        for _ in range(min(50, trainer.batches.per_epoch - 2)):
             next(warming)
         warming.close()
         synchronise(job)
         if gpu is not None:
             _warm_gpu(trainer)
-        steps = min(job["steps"] or trainer.batches_per_epoch, trainer.batches_per_epoch)
+        steps = min(job["steps"] or trainer.batches.per_epoch, trainer.batches.per_epoch)
         stages = _timed_steps(trainer, steps, job)
         began = time.perf_counter()
-        trainer.evaluate(trainer.data.valid)
+        trainer.evaluator.metrics(trainer.data.valid)
         synchronise(job)
         evaluation = time.perf_counter() - began
-    scale = trainer.batches_per_epoch / steps
+    scale = trainer.batches.per_epoch / steps
     peak = memory.peak  # before the copies that measure the bandwidth, and without the epochs that not every row has
     later = _later_epoch(trainer, job) if job.get("later") else {}
     floor = {} if gpu is None else bandwidth_floor(trainer, stages["epoch_seconds"] * scale)
@@ -102,7 +102,7 @@ def _warm_gpu(trainer: Any) -> None:
 
     for _ in trainer.steps(0):  # to the last batch: kernels are compiled for its size as well
         pass
-    trainer.evaluate(trainer.data.valid)
+    trainer.evaluator.metrics(trainer.data.valid)
     torch.cuda.synchronize()
 
 
@@ -120,7 +120,7 @@ def _timed_steps(trainer: Any, steps: int, job: dict[str, Any]) -> dict[str, flo
         return timed
 
     if job["device"] == "cpu":
-        trainer.batch = timing("sampling_seconds", trainer.batch)
+        trainer.batches.of_rows = timing("sampling_seconds", trainer.batches.of_rows)
         # Rows that step late do so when they are read, or when all are settled.
         for name in ("step", "read", "settle"):
             if hasattr(trainer.optimiser, name):

@@ -20,19 +20,19 @@ def growth(job: dict[str, Any]) -> dict[str, Any]:
     made_up = _interactions(job)  # what that takes is no part of a training's memory
     with PeakMemory(interval=0.2, cuda_device=0 if job["device"] == "cuda" else None) as memory:
         trainer = _trainer(job, made_up, device)
-        steps = min(200, trainer.batches_per_epoch - 21)
+        steps = min(200, trainer.batches.per_epoch - 21)
         with epochs_of(trainer, 20):  # compiles and warms up
             seconds_of_epoch(trainer, 0, job)
         with epochs_of(trainer, steps):
             step = seconds_of_epoch(trainer, 1, job) / steps
         began = time.perf_counter()
-        trainer.evaluate(trainer.data.valid)
+        trainer.evaluator.metrics(trainer.data.valid)
         synchronise(job)
         ranking = time.perf_counter() - began
     return {
         "users": _users(job),
         "step_ms": step * 1e3,
-        "epoch_seconds": step * trainer.batches_per_epoch,
+        "epoch_seconds": step * trainer.batches.per_epoch,
         "ranking_ms_per_user": ranking * 1e3 / RANKED,
         "peak_memory_gb": memory.peak / 1e9,
         "backend": trainer.backend.name,
@@ -50,7 +50,8 @@ def _trainer(job: dict[str, Any], made_up: tuple[Any, Any], device: Any) -> Any:
     from mml_plugin import build_loss
     from mml_plugin.engine import backends
     from mml_plugin.engine.declaration import Declaration
-    from mml_plugin.engine.trainer import Settings, Trainer
+    from mml_plugin.engine.settings import Settings
+    from mml_plugin.engine.trainer import Trainer
 
     tables = torch.nn.ParameterList(
         torch.nn.Parameter(torch.randn(rows, 64, device=device) * 0.1) for rows in (_users(job), job["items"])
@@ -80,7 +81,7 @@ def _data(job: dict[str, Any], owner: Any, chosen: Any, device: Any) -> Any:
     import torch
 
     from mml_plugin.engine.ranking import ItemLists
-    from mml_plugin.engine.trainer import TrainingData
+    from mml_plugin.engine.training_data import TrainingData
 
     def tensor(array: Any) -> Any:
         return torch.from_numpy(np.ascontiguousarray(array, np.int64)).to(device)

@@ -23,9 +23,9 @@ def samplers(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     own = {kind: build({**job, "set": changes}) for kind, changes in SAMPLERS.items()}
-    first, drawn_by = own["uniform"], {kind: trainer.sampler for kind, trainer in own.items()}
+    first, drawn_by = own["uniform"], {kind: trainer.batches.sampler for kind, trainer in own.items()}
     trainers = own if job["device"] == "cuda" else dict.fromkeys(own, first)
-    batches = min(job["batches"], first.batches_per_epoch)
+    batches = min(job["batches"], first.batches.per_epoch)
     draws = min(first.settings.batch_size * batches, len(first.data.users)) * job["negatives"]
     found: dict[str, Turns] = {kind: [] for kind in trainers}
     for epoch in range(1 + job["rounds"]):
@@ -33,7 +33,7 @@ def samplers(job: dict[str, Any]) -> dict[str, Any]:
         order = order.split(first.settings.batch_size)[:batches]
         for kind in in_turn(tuple(trainers), epoch):
             trainer = trainers[kind]
-            trainer.sampler = drawn_by[kind]
+            trainer.batches.sampler = drawn_by[kind]
             per_draw = _drawing(trainer, order, epoch, job) / draws * 1e9
             with epochs_of(trainer, batches):
                 found[kind].append((per_draw, seconds_of_epoch(trainer, epoch, job) / batches * 1e3))
@@ -54,7 +54,7 @@ def _drawing(trainer: Any, order: Any, epoch: int, job: dict[str, Any]) -> float
     began = time.perf_counter()
     for rows in order:
         positive = trainer.data.item_ids[trainer.data.items[rows]]
-        trainer.sampler.index(epoch, rows, trainer.data.users[rows], positive, job["negatives"])
+        trainer.batches.sampler.index(epoch, rows, trainer.data.users[rows], positive, job["negatives"])
     synchronise(job)
     return time.perf_counter() - began
 

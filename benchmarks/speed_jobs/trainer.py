@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from speed_jobs.rows import ROOT
@@ -55,12 +54,12 @@ def synchronise(job: dict[str, Any]) -> None:
 @contextmanager
 def epochs_of(trainer: Any, steps: int) -> Iterator[None]:
     """Within the block an epoch ends after so many steps."""
-    whole = trainer.settings
-    trainer.settings = replace(whole, max_batches=steps)
+    whole = trainer.batches.max_batches
+    trainer.batches.max_batches = steps
     try:
         yield
     finally:
-        trainer.settings = whole
+        trainer.batches.max_batches = whole
 
 
 def seconds_of_epoch(trainer: Any, epoch: int, job: dict[str, Any]) -> float:

@@ -20,8 +20,10 @@ from mml_plugin.engine import backends
 from mml_plugin.engine.metrics import METRICS
 from mml_plugin.engine.optimiser import Penalty
 from mml_plugin.engine.ranking import ItemLists
+from mml_plugin.engine.settings import Settings
 from mml_plugin.engine.trained import trained_parameters
-from mml_plugin.engine.trainer import Settings, Trainer, TrainingData
+from mml_plugin.engine.trainer import Trainer
+from mml_plugin.engine.training_data import TrainingData
 from mml_plugin.errors import UserError
 from mml_plugin.experiment.config import Experiment
 from mml_plugin.experiment.dataset import RunData, check_data, load_data, say_what_is_odd
@@ -223,16 +225,16 @@ def _finish(context: Context, data: RunData, trainer: Trainer, backend: str, sta
     whole, device = data.interactions, trainer.device
     validation: dict[str, float] = {}
     if data.held_out is None:
-        users, per_user = trainer.per_user_metrics(trainer.data.valid)
+        users, per_user = trainer.evaluator.per_user_metrics(trainer.data.valid)
     else:
-        validation = trainer.evaluate(trainer.data.valid)
+        validation = trainer.evaluator.metrics(trainer.data.valid)
         logging.info("Best epoch on the validation split: %s", metrics_line(validation))
-        users, per_user = trainer.per_user_metrics(final_test(whole, device), trainer.data.valid)
+        users, per_user = trainer.evaluator.per_user_metrics(final_test(whole, device), trainer.data.valid)
     metrics = {name: float(values.mean()) for name, values in per_user.items()}
     logging.info("******** %s ********", "Test evaluation" if data.held_out else "Best epoch, selected on test")
     logging.info("[Metrics] %s", metrics_line(metrics))
     known = torch.from_numpy(np.flatnonzero(np.diff(data.training.train_indptr))).to(device)
-    vectors = trainer.user_vectors(known).float().cpu().numpy()
+    vectors = trainer.evaluator.user_vectors(known).float().cpu().numpy()
     user_vectors = np.full((whole.num_users, vectors.shape[1]), math.nan, np.float32)
     user_vectors[known.cpu().numpy()] = vectors
     return Trained(
@@ -244,7 +246,7 @@ def _finish(context: Context, data: RunData, trainer: Trainer, backend: str, sta
         user_ids=whole.user_ids,
         item_ids=whole.item_ids,
         user_vectors=user_vectors,
-        item_vectors=trainer.item_vectors().float().cpu().numpy(),
+        item_vectors=trainer.evaluator.item_vectors().float().cpu().numpy(),
         per_user={"user_row": users, **per_user},
         seen=(whole.train_users, whole.train_items),
         data=data.summary(),

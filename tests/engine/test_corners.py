@@ -15,10 +15,13 @@ from mml_plugin import build_loss
 from mml_plugin.data.histories import Ragged
 from mml_plugin.engine import backends
 from mml_plugin.engine.declaration import Declaration, HistoryTower
+from mml_plugin.engine.progress import Progress
 from mml_plugin.engine.ranking import ItemLists
 from mml_plugin.engine.sampler import NegativeSampler
+from mml_plugin.engine.settings import Settings
 from mml_plugin.engine.tally import Tally, active_share
-from mml_plugin.engine.trainer import Settings, Trainer, TrainingData, _Progress
+from mml_plugin.engine.trainer import Trainer
+from mml_plugin.engine.training_data import TrainingData
 from mml_plugin.engine.user_tower import UserTower
 from mml_plugin.errors import UserError
 
@@ -87,7 +90,7 @@ VALID = [[4], [0], [2], [1]]
 def test_an_item_tower_with_a_bias_trains_and_ranks_as_its_formula_says(backend):
     tables = Tables(4, 7, 3, tower=True)
     trainer = trainer_of(tables, data_of(LISTS, 7, VALID), backend, declare={"user_dropout": 0.3})
-    batch = trainer.batch(0, torch.tensor([0, 3, 5]))
+    batch = trainer.batches.of_rows(0, torch.tensor([0, 3, 5]))
     leaves = {name: p.detach().clone().requires_grad_() for name, p in tables.named_parameters()}
     items = normalize(leaves["items"][batch.index.long()] @ leaves["mix.weight"].T + leaves["mix.bias"], dim=-1)
     user = normalize(leaves["users"][batch.users]) * batch.mask[:, :3]
@@ -100,7 +103,7 @@ def test_an_item_tower_with_a_bias_trains_and_ranks_as_its_formula_says(backend)
     for name, leaf in leaves.items():
         found = trainer.step.states[name].grad.reshape(leaf.shape)
         assert torch.allclose(found, leaf.grad, rtol=1e-9, atol=1e-12), name
-    ranked = trainer.user_vectors(torch.arange(4)) @ trainer.item_vectors().T
+    ranked = trainer.evaluator.user_vectors(torch.arange(4)) @ trainer.evaluator.item_vectors().T
     towards = normalize(tables.users) @ tables.item_vectors(torch.arange(7)).T + tables.bias.T
     assert torch.allclose(ranked, towards, atol=1e-12)
 
@@ -115,7 +118,7 @@ def test_an_item_tower_drops_out_in_training_alone():
         trainer.train_epoch()
         assert set(modes) == {True}
         modes.clear()
-        trainer.evaluate(trainer.data.valid)
+        trainer.evaluator.metrics(trainer.data.valid)
         assert set(modes) == {False}
         modes.clear()
 
@@ -134,9 +137,9 @@ class Ranked(nn.Module):
 def test_the_active_share_is_that_of_the_gradient_whatever_the_loss():
     tables = Tables(4, 7, 3)
     trainer = trainer_of(tables, data_of(LISTS, 7, VALID), loss=Ranked(1), batch_size=4)
-    result = trainer.step(trainer.batch(0, torch.arange(4)))
+    result = trainer.step(trainer.batches.of_rows(0, torch.arange(4)))
     assert active_share(result.gradient) == 0.75
-    result = trainer_of(tables, data_of(LISTS, 7, VALID)).step(trainer.batch(0, torch.arange(4)))
+    result = trainer_of(tables, data_of(LISTS, 7, VALID)).step(trainer.batches.of_rows(0, torch.arange(4)))
     assert active_share(result.gradient) == (result.y_pred[:, 1:] > 0.1).double().mean()
 
 
@@ -195,7 +198,7 @@ def test_band_sums_do_not_depend_on_the_number_of_threads():
 
 
 def test_a_loss_that_is_no_number_ends_the_epoch_at_the_next_look(monkeypatch):
-    monkeypatch.setattr(_Progress, "INTERVAL", 0)
+    monkeypatch.setattr(Progress, "INTERVAL", 0)
     tables = Tables(4, 7, 3)
     tables.users.data[3] = math.nan
     trainer = trainer_of(tables, data_of(LISTS, 7, VALID), batch_size=1, shuffle=False)

@@ -165,7 +165,7 @@ def test_histories_of_any_length_are_captured(name, golden_params):
     totals = [
         int(captured.data.history.row_lengths(captured.data.users[rows]).sum())
         for epoch in range(3)
-        for rows, _ in captured._row_batches(epoch)
+        for rows, _ in captured.batches.rows_of_epoch(epoch)
         if len(rows) == 60
     ]
     with_room = sum(total <= max(totals[:23]) for total in totals)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mml_plugin.engine import backends, optimiser
+from mml_plugin.engine import backends, late_tables, optimiser
 from mml_plugin.engine import trainer as engine_trainer
 from mml_plugin.engine.backends import numba_cpu
 from mml_plugin.engine.backends import numba_items as by_item
@@ -246,13 +246,15 @@ def trained(params, monkeypatch, deferring, change=lambda trainer: None, limit=m
 @pytest.mark.parametrize("name", ["MF_bpr", "MF_softmax", "MF_mse", "MF_bce"])
 def test_whole_epochs_are_the_same(seldom, limit, name, golden_params, monkeypatch):
     """Whether or not the users step late, too."""
-    monkeypatch.setattr(engine_trainer, "SELDOM", seldom)
+    monkeypatch.setattr(late_tables, "SELDOM", seldom)
     monkeypatch.setattr(numba_cpu, "FEW", math.inf)
-    real = engine_trainer.Trainer._seldom_read
+    real = engine_trainer.seldom_read
     # Of so small a set a batch reads every item: they would be late.
     monkeypatch.setattr(
-        engine_trainer.Trainer, "_seldom_read",
-        lambda self: {key: rows for key, rows in real(self).items() if self._parameters[key] is self.model.user_table},
+        engine_trainer, "seldom_read",
+        lambda model, parameters, *more: {
+            key: rows for key, rows in real(model, parameters, *more).items() if parameters[key] is model.user_table
+        },
     )  # fmt: skip
     params = {**golden_params(name), "regularizer": 1e-4}
     (one, passes), (other, none) = (trained(params, monkeypatch, deferring, limit=limit) for deferring in (True, False))
@@ -279,7 +281,7 @@ def test_only_what_nothing_else_adds_to_is_deferred(golden_params, monkeypatch):
         trainer.step.model = SimpleNamespace(**{**trainer.model.__dict__, "user_table": table})
         assert not trainer.step._may_defer(table)
 
-    monkeypatch.setattr(engine_trainer, "SELDOM", math.inf)
+    monkeypatch.setattr(late_tables, "SELDOM", math.inf)
     assert passes("MF_bpr") > 0
     assert passes("MF_bpr", penalised) > 0
     monkeypatch.setattr(numba_cpu, "FEW", math.inf)
@@ -289,12 +291,12 @@ def test_only_what_nothing_else_adds_to_is_deferred(golden_params, monkeypatch):
     assert passes("MF_bpr", optimizer="sgd") == 0
     assert passes("SimpleX_uatt_mml") == 0
     one_table(make_trainer(golden_params("MF_bpr"), "numba", torch.float32))
-    monkeypatch.setattr(engine_trainer, "SELDOM", 0)
+    monkeypatch.setattr(late_tables, "SELDOM", 0)
     assert passes("MF_bpr") == 0  # the items step late
 
 
 def test_a_step_that_broke_off_leaves_nothing_to_the_next(golden_params, monkeypatch):
-    monkeypatch.setattr(engine_trainer, "SELDOM", math.inf)
+    monkeypatch.setattr(late_tables, "SELDOM", math.inf)
     trainer = make_trainer(golden_params("MF_bpr"), "numba", torch.float32)
     state = trainer.step._state_of[id(trainer.model.item_table)]
     real, trainer.optimiser.step = trainer.optimiser.step, lambda: 1 / 0
@@ -309,7 +311,7 @@ def test_a_step_that_broke_off_leaves_nothing_to_the_next(golden_params, monkeyp
 
 
 def test_a_gradient_that_a_broken_off_step_has_written_is_forgotten(golden_params, monkeypatch):
-    monkeypatch.setattr(engine_trainer, "SELDOM", math.inf)
+    monkeypatch.setattr(late_tables, "SELDOM", math.inf)
     trainer = make_trainer(golden_params("MF_bpr"), "numba", torch.float32)
     state = trainer.step._state_of[id(trainer.model.item_table)]
     with monkeypatch.context() as patched:

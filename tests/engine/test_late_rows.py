@@ -12,8 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mml_plugin.engine import backends
-from mml_plugin.engine import trainer as engine_trainer
+from mml_plugin.engine import backends, late_tables
 from mml_plugin.engine.backends import numba_kernels as kernels
 from mml_plugin.engine.backends import numba_late
 from mml_plugin.engine.backends.base import AdamConstants, TableState
@@ -190,7 +189,7 @@ def test_a_part_belongs_to_one_worker_however_many_there_are(kernel):
 @pytest.mark.parametrize("variant", [{}, {"regularizer": 1e-2, "negative_weight": 20000.0}])
 def test_two_hundred_steps_equal_recboxs(variant, golden_params, tmp_path, monkeypatch):
     """Fed recbox's batches, in float64; with the second variant the clipping bites."""
-    monkeypatch.setattr(engine_trainer, "SELDOM", 0)
+    monkeypatch.setattr(late_tables, "SELDOM", 0)
     pair = Pair({**golden_params("MF_ccl"), **variant}, tmp_path, "numba")
     trainer, step = pair.trainer, pair.trainer.step
     trainer._delay()
@@ -214,7 +213,7 @@ def both_ways(golden_params, monkeypatch, name, run):
     """The trainers on which ``run`` was called, with every table that may be late late, and with none."""
     found = []
     for seldom in (0, math.inf):
-        monkeypatch.setattr(engine_trainer, "SELDOM", seldom)
+        monkeypatch.setattr(late_tables, "SELDOM", seldom)
         torch.manual_seed(1)
         trainer = make_trainer(golden_params(name), "numba", torch.float32)
         run(trainer)
@@ -246,7 +245,7 @@ def test_whole_epochs_are_the_same(name, golden_params, monkeypatch):
 def test_no_row_is_behind_at_the_last_result_nor_where_the_epoch_is_left(golden_params, monkeypatch):
     def to_the_last(trainer):
         steps = trainer.steps(0)
-        for _ in range(trainer.batches_per_epoch):
+        for _ in range(trainer.batches.per_epoch):
             next(steps)
         trainer.kept = steps  # neither exhausted nor closed
 
@@ -289,7 +288,7 @@ def test_an_open_epoch_does_not_spoil_what_comes_after_it(golden_params, monkeyp
 
 
 def test_a_gradient_of_a_broken_off_step_is_forgotten(golden_params, monkeypatch):
-    monkeypatch.setattr(engine_trainer, "SELDOM", 0)
+    monkeypatch.setattr(late_tables, "SELDOM", 0)
     torch.manual_seed(1)
     trainer = make_trainer(golden_params("MF_mml"), "numba", torch.float32)
     steps = trainer.steps(0)
@@ -305,25 +304,26 @@ def test_a_gradient_of_a_broken_off_step_is_forgotten(golden_params, monkeypatch
         assert not state.grad.any()
 
 
-def late_tables(trainer):
+def late_names(trainer):
     """What an epoch would delay: "users", "items"."""
     tables = {id(trainer.model.user_table): "users", id(trainer.model.item_table): "items"}
-    return sorted(tables[id(trainer._parameters[name])] for name in trainer._seldom_read())
+    found = late_tables.seldom_read(trainer.model, trainer._parameters, trainer.settings, trainer.tower.needs_history)
+    return sorted(tables[id(trainer._parameters[name])] for name in found)
 
 
 def test_a_table_of_sixteen_times_what_a_batch_reads_is_late(golden_params):
     trainer = make_trainer(golden_params("MF_ccl"), "numba", torch.float32)
     users, items = len(trainer.model.user_table), len(trainer.model.item_table)
-    assert late_tables(trainer) == []
+    assert late_names(trainer) == []
     set_to(trainer, batch_size=users // 16, num_negs=items)
-    assert late_tables(trainer) == ["users"]
+    assert late_names(trainer) == ["users"]
     set_to(trainer, batch_size=users // 16 + 1)
-    assert late_tables(trainer) == []
+    assert late_names(trainer) == []
     # A batch reads 1 + num_negs items for each user.
     set_to(trainer, batch_size=1, num_negs=items // 16 - 1)
-    assert late_tables(trainer) == ["items", "users"]
+    assert late_names(trainer) == ["items", "users"]
     set_to(trainer, batch_size=1, num_negs=items // 16)
-    assert late_tables(trainer) == ["users"]
+    assert late_names(trainer) == ["users"]
 
 
 def set_to(trainer, **changes):
@@ -331,7 +331,7 @@ def set_to(trainer, **changes):
 
 
 def test_only_tables_that_the_batch_alone_reads_are_late(golden_params, monkeypatch):
-    monkeypatch.setattr(engine_trainer, "SELDOM", 0)
+    monkeypatch.setattr(late_tables, "SELDOM", 0)
 
     def made(name, **changes):
         trainer = make_trainer(golden_params(name), "numba", torch.float32)
@@ -339,16 +339,16 @@ def test_only_tables_that_the_batch_alone_reads_are_late(golden_params, monkeypa
         trainer.model = SimpleNamespace(**{**model.__dict__, **{k: change(model) for k, change in changes.items()}})
         return trainer
 
-    assert late_tables(made("MF_ccl")) == ["items", "users"]
-    assert late_tables(made("MF_ccl", item_tower=lambda model: len)) == []
-    assert late_tables(made("MF_ccl", user_table=lambda model: model.item_table)) == []
-    assert late_tables(made("MF_ccl", user_bias=lambda model: model.user_table)) == ["items"]
+    assert late_names(made("MF_ccl")) == ["items", "users"]
+    assert late_names(made("MF_ccl", item_tower=lambda model: len)) == []
+    assert late_names(made("MF_ccl", user_table=lambda model: model.item_table)) == []
+    assert late_names(made("MF_ccl", user_bias=lambda model: model.user_table)) == ["items"]
     # Histories go through modules of the model's own, which may read anything; with gamma 1 there are none.
-    assert late_tables(made("SimpleX_uatt_mml")) == []
-    assert late_tables(made("SimpleX_mean_g1_mml")) == ["items", "users"]
+    assert late_names(made("SimpleX_uatt_mml")) == []
+    assert late_names(made("SimpleX_mean_g1_mml")) == ["items", "users"]
     penalised = made("MF_ccl")
     set_to(penalised, batch_penalty=0.1)
-    assert late_tables(penalised) == ["items", "users"]
+    assert late_names(penalised) == ["items", "users"]
     fused = make_trainer(golden_params("MF_ccl"), "reference", torch.float32).optimiser
     assert not any(fused.delay(name) for name in fused.states)
 

@@ -11,13 +11,14 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from mml_plugin import build_loss
-from mml_plugin.engine import backends
-from mml_plugin.engine import trainer as engine_trainer
+from mml_plugin.engine import backends, late_tables
 from mml_plugin.engine.backends import numba_cpu
 from mml_plugin.engine.backends import numba_items as by_item
 from mml_plugin.engine.declaration import Declaration
 from mml_plugin.engine.ranking import ItemLists
-from mml_plugin.engine.trainer import Settings, Trainer, TrainingData
+from mml_plugin.engine.settings import Settings
+from mml_plugin.engine.trainer import Trainer
+from mml_plugin.engine.training_data import TrainingData
 
 CPU = torch.device("cpu")
 LISTS = [[0, 1, 2], [3], [1, 4, 5, 6], [2, 6], [7, 8], [0]]
@@ -57,7 +58,7 @@ def test_steps_equal_autograd_and_torchs_adam(backend, dropout_first):
     adam = torch.optim.Adam([users, items], lr=RATE)
     for step in range(15):
         rows = torch.tensor([0, 1, 2, 5, 8]) + step % 4
-        batch = trainer.batch(step, rows)
+        batch = trainer.batches.of_rows(step, rows)
         user, item = users[batch.users], items[batch.index.long()]
         vector = normalize(user * batch.mask) if dropout_first else normalize(user) * batch.mask
         y_pred = torch.einsum("bd,bjd->bj", vector, normalize(item, dim=-1))
@@ -80,7 +81,7 @@ def test_whole_epochs_are_the_same_however_numba_steps(dtype, monkeypatch):
     monkeypatch.setattr(by_item, "adam", lambda *arguments: passes.append(1) or real(*arguments))
     for seldom, deferring in ((0, True), (math.inf, True), (math.inf, False)):
         with monkeypatch.context() as patched:
-            patched.setattr(engine_trainer, "SELDOM", seldom)
+            patched.setattr(late_tables, "SELDOM", seldom)
             if not deferring:
                 patched.setattr(numba_cpu.Engine, "defer_item_gradient", lambda *arguments: None)
             tables = Tables().to(dtype)

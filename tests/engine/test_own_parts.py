@@ -53,7 +53,7 @@ def test_a_resumed_training_has_the_losss_own_parameters_and_buffers(tmp_path):
     for name in ("users", "items", "loss_fn.scale", "loss_fn.batches"):
         assert torch.equal(kept[0]["model"][name], kept[1]["model"][name]), name
         assert torch.equal(kept[0]["best"][name], kept[1]["best"][name]), name
-    assert int(kept[0]["model"]["loss_fn.batches"]) == 4 * whole.batches_per_epoch
+    assert int(kept[0]["model"]["loss_fn.batches"]) == 4 * whole.batches.per_epoch
     assert float(kept[0]["model"]["loss_fn.scale"]) != 2.0
 
 
@@ -176,7 +176,7 @@ def test_a_loss_that_writes_on_its_labels_gets_new_ones_in_every_step(backend):
     trainer = trainer_of(Tables(4, 7, 3), data_of(LISTS, 7, VALID), backend, loss=Smoothing())
     for _ in range(2):
         trainer.train_epoch()
-    assert len(seen) == 2 * trainer.batches_per_epoch
+    assert len(seen) == 2 * trainer.batches.per_epoch
     assert all(value == 0.5 for row in seen for value in row)
 
 

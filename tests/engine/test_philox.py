@@ -59,7 +59,7 @@ def test_each_draw_of_a_batch_has_its_own_stream(golden_params):
     params = {**golden_params("SimpleX_uatt_mml"), "attention_dropout": 0.3, "net_dropout": 0.2, "seed": 5}
     trainer = make_trainer(params, "numba")
     rows = torch.arange(40, 90)
-    batch = trainer.batch(2, rows)
+    batch = trainer.batches.of_rows(2, rows)
     names = {"negatives": 1, "user dropout": 3, "attention dropout": 4}
 
     def words(count, name):

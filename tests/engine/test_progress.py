@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mml_plugin.data.histories import Histories
-from mml_plugin.engine.trainer import _Progress
+from mml_plugin.engine.progress import Progress
 
 from .fed import make_trainer
 from .test_corners import LISTS, VALID, Tables, data_of, trainer_of
@@ -23,14 +23,14 @@ class Terminal(io.StringIO):
 
 def at_a_terminal(monkeypatch):
     """Called in the test itself, as pytest puts its own stderr in place after the fixtures."""
-    monkeypatch.setattr(_Progress, "INTERVAL", 0)
+    monkeypatch.setattr(Progress, "INTERVAL", 0)
     monkeypatch.setattr(sys, "stderr", Terminal())
     return sys.stderr
 
 
 def bars(trainer):
     """What the bar says after each batch of an epoch, and what the batches said."""
-    progress, shown, results = _Progress(trainer), [], []
+    progress, shown, results = trainer._progress(), [], []
     with progress.bar:
         for result in trainer.steps(trainer.epoch):
             progress.advance(result)
@@ -44,7 +44,7 @@ def test_the_bar_has_batches_time_left_loss_active_share_and_best(monkeypatch):
     trainer = trainer_of(Tables(4, 7, 3), data_of(LISTS, 7, VALID), progress=True, batch_size=3)
     trainer.tally.clear()
     shown, results = bars(trainer)
-    assert len(shown) == trainer.batches_per_epoch == 4
+    assert len(shown) == trainer.batches.per_epoch == 4
     for number, (text, (_, active)) in enumerate(zip(shown, results), start=1):
         assert text.startswith("epoch 1/2:")
         assert f"| {number}/4 [" in text
@@ -76,7 +76,7 @@ def test_with_gamma_1_no_history_is_computed_and_the_log_says_so(golden_params, 
         trainer = make_trainer(golden_params("SimpleX_mean_g1_mml"), dtype=torch.float32)
     assert "gamma is 1: histories cannot matter and are not computed" in caplog.messages
     trainer.train_epoch()
-    trainer.evaluate(trainer.data.valid)
+    trainer.evaluator.metrics(trainer.data.valid)
     caplog.clear()
     with caplog.at_level("INFO"):
         other = make_trainer(golden_params("SimpleX_uatt_mml"), dtype=torch.float32)

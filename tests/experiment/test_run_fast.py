@@ -199,7 +199,7 @@ def test_popularity_alpha_reaches_the_draws(monkeypatch):
     item_of = np.empty(counts.size + 1, np.int64)
     item_of[made[0].data.item_ids.numpy()] = np.arange(counts.size)
     for trainer, expected in zip(made, wanted):
-        drawn = item_of[trainer.batch(0, torch.arange(64)).index[:, 1:].numpy()]
+        drawn = item_of[trainer.batches.of_rows(0, torch.arange(64)).index[:, 1:].numpy()]
         spread = counts[drawn].std() / np.sqrt(drawn.size)
         assert abs(counts[drawn].mean() - expected) < 6 * spread
     assert wanted[1] > 1.2 * wanted[0]

@@ -1,0 +1,63 @@
+"""How the fast engine trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mml_plugin.engine.optimiser import Penalty
+from mml_plugin.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; defaults are recbox's.
+
+    Attributes:
+        epochs, batch_size, num_negs: counts.
+        learning_rate, optimizer, max_gradient_norm: of the step.
+        penalties: parameter name -> regulariser.
+        batch_penalty: see :class:`step.Step`.
+        dropout_first: dropout before normalisation.
+        seed: of every stream.
+        shuffle: a new order of training rows per epoch.
+        popularity_alpha: exponent of the negatives' popularity; 0 is uniform.
+        exclude_positives: never draw a training item of the user.
+        metrics: label -> (metric, k).
+        monitor: label -> weight.
+        maximise, patience, reduce_lr_on_plateau, save_best_only: recbox's rule.
+        thresholds: band edges to count training negatives by.
+        max_batches: end each epoch early; None trains it whole.
+        capture: on a GPU, replay the step as a CUDA graph.
+        progress: show a bar.
+    """
+
+    epochs: int
+    batch_size: int
+    num_negs: int
+    learning_rate: float
+    seed: int
+    metrics: Mapping[str, tuple[str, int]]
+    monitor: Mapping[str, float]
+    optimizer: str = "adam"
+    max_gradient_norm: float = 10.0
+    penalties: Mapping[str, Penalty] = field(default_factory=dict)
+    batch_penalty: float = 0.0
+    dropout_first: bool = False
+    shuffle: bool = True
+    popularity_alpha: float = 0.0
+    exclude_positives: bool = False
+    maximise: bool = True
+    patience: int = 2
+    reduce_lr_on_plateau: bool = True
+    save_best_only: bool = True
+    thresholds: Sequence[float] = ()
+    max_batches: int | None = None
+    capture: bool = True
+    progress: bool = True
+
+    def check_monitor(self) -> None:
+        """Raise a :class:`UserError` for a monitor that is none of the metrics."""
+        for name in self.monitor:
+            if name not in self.metrics:
+                raise UserError(f"the monitor {name!r} is none of the metrics; {nearest(name, tuple(self.metrics))}")
