@@ -346,7 +346,7 @@ def build_loss(name: str, **params: Any) -> losses.SampledLoss:
 
     Example:
         >>> build_loss("MultiMarginLoss", margins=[0.6, 0.9], margin_weights=[0.2, 0.8], neg_weight=400)
-        MultiMarginLoss()
+        MultiMarginLoss(pos_weight=1.0, neg_weight=400.0, margins=(0.6, 0.9), margin_weights=(0.2, 0.8))
     """
     return get_spec(name).cls(**check_params(name, params))
 

@@ -11,7 +11,7 @@ import click
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--format", required=True, metavar="[safetensors|npz|csv|faiss]", help="What to write.")
 @click.option("--output", type=click.Path(path_type=Path), help="The folder to make; default RUN/export-FORMAT.")
-@click.option("--cosine", is_flag=True, help="Scale every vector to length 1 (cosine models have it already).")
+@click.option("--cosine", is_flag=True, help="Scale every vector to length 1 (a cosine model's have it already).")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
 def export(run: Path, format: str, output: Path | None, cosine: bool, overwrite: bool) -> None:
     """Write the vectors of the run folder RUN, with original ids, for an inner-product search."""

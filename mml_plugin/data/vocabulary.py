@@ -70,7 +70,7 @@ def build(data: Interactions, params: Mapping[str, Any]) -> Vocabulary:
     Raises:
         UserError: for columns beyond one user id, one item id and one history, and ids that a dtype cannot hold.
     """
-    columns = [column for column in params["feature_cols"] if column["active"] and column["type"] != "index"]
+    columns = _read_columns(params)
     user, item, history = _roles(columns)
     least = params.get("min_categr_count", 1)
     sizes = np.diff(data.train_indptr)
@@ -94,6 +94,21 @@ def build(data: Interactions, params: Mapping[str, Any]) -> Vocabulary:
     specs = _specs(params["feature_cols"], tables, names, least, max_len)
     padding = (history.get("padding") or "post") if history else "pre"
     return Vocabulary(tables["user"], tables["item"], tables.get("history"), max_len, padding, specs)
+
+
+def check_columns(params: Mapping[str, Any]) -> None:
+    """Refuse what :func:`build` would refuse whatever the data are.
+
+    Raises:
+        UserError: for columns beyond one user id, one item id and one history, and for tables shared otherwise.
+    """
+    columns = _read_columns(params)
+    _, item, history = _roles(columns)
+    _in_order(columns, item, history)
+
+
+def _read_columns(params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [column for column in params["feature_cols"] if column["active"] and column["type"] != "index"]
 
 
 def _roles(columns: list[dict[str, Any]]) -> tuple[dict, dict, dict | None]:

@@ -1,4 +1,7 @@
-"""What a model tells the fast engine about itself; the engine looks at nothing else."""
+"""What a model tells the fast engine about how it computes; the engine looks at nothing else of it.
+
+Its module is asked for parameters, state and training mode, as any module.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ class Declaration:
         item_table: ``[I, d]``; None when ``item_tower`` is given.
         similarity: ``"dot"``, ``"cosine"`` (both vectors normalised) or ``"sigmoid"`` (of the dot product, in
             training only).
-        user_dropout: of the user vector, after normalisation.
+        user_dropout: of the user vector, after normalisation (before it with ``dropout_position: before_normalize``).
         history: the user's history, if it has a part.
         user_bias, item_bias: ``[U, 1]`` and ``[I, 1]`` tables. The item's is appended to the item vector (ranking
             too), against a constant 1 that dropout hits as well; the user's is added in training.
@@ -49,6 +52,9 @@ class Declaration:
         item_tower: any other way from item ids ``[n]`` to ranking-ready vectors ``[n, d]``, differentiable; the item
             bias is appended to them as to a table's. Its module is in training mode for training alone. It must draw
             no random number that a resumed run would have to repeat.
+
+    Raises:
+        ValueError: for both or none of ``item_table`` and ``item_tower``, and for another similarity.
     """
 
     user_table: nn.Parameter

@@ -2,6 +2,9 @@
 
 ``MRR`` adds the reciprocal ranks of all hits and ``MAP`` divides by the number of hits, as recbox's do; the standard
 ones are ``StandardMRR`` and ``StandardMAP``.
+
+Every metric takes ``hits[U, k]``, bool, whether the item at each rank is relevant, best first, and ``relevant[U]``, how
+many relevant items a user has; it returns ``[U]`` float64.
 """
 
 from __future__ import annotations

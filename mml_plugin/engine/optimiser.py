@@ -362,7 +362,21 @@ def create(
     max_norm: float,
     on_device: bool | None = None,
 ) -> FusedAdam | GeneralOptimiser:
-    """The fused Adam where it can do what is asked, else the general way."""
+    """The fused Adam where it can do what is asked, else the general way.
+
+    Args:
+        name: a class of ``torch.optim``, upper and lower case being the same.
+        parameters: (name, parameter) of all that is trained.
+        states: name -> its state.
+        penalties: name -> its regulariser; none for a name that is missing.
+        backend: computes the fused pass.
+        rate: learning rate.
+        max_norm: the norm of the whole gradient that is clipped at.
+        on_device: whether step count and learning rate are tensors, for a captured step; None: on a GPU.
+
+    Raises:
+        KeyError: for a name that ``torch.optim`` does not have; a checked configuration has none.
+    """
     if name.lower() == "adam" and not any(p.l1 for p in penalties.values()):
         for key, state in states.items():
             state.decay = penalties.get(key, Penalty()).l2

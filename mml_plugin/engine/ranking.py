@@ -22,14 +22,19 @@ METRIC_USERS = 8192
 
 @dataclass(frozen=True)
 class ItemLists:
-    """Corpus rows per user row: ``items[indptr[u]:indptr[u+1]]``."""
+    """Corpus rows per user row: ``items[indptr[u]:indptr[u+1]]``.
+
+    Attributes:
+        indptr: ``[U+1]`` int64.
+        items: ``[n]`` int64, of each user in any order.
+    """
 
     indptr: Tensor
     items: Tensor
 
     @classmethod
     def of(cls, indptr: np.ndarray, items: np.ndarray, device: torch.device) -> ItemLists:
-        """From arrays."""
+        """From arrays ``[U+1]`` and ``[n]`` of integers, on the device."""
         return cls(*(torch.from_numpy(np.ascontiguousarray(a, np.int64)).to(device) for a in (indptr, items)))
 
     def pairs(self, users: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,6 +83,9 @@ def top_items(
     Returns:
         ``[U, k]`` int64 corpus rows, best first, equal scores by lowest row; -1 where there are fewer than k
         candidates. A score of NaN is no candidate.
+
+    Raises:
+        IndexError: on a CPU, for a user row that ``exclude`` does not have.
     """
     rows = torch.arange(len(user_vecs), device=user_vecs.device) if users is None else users
     if k < 1:
@@ -116,6 +124,9 @@ def per_user_metrics(
         relevant: the items to find.
         num_items: rows of the corpus.
         names: label -> (metric, k).
+
+    Returns:
+        label -> ``[U]`` float64.
     """
     codes = relevant.codes(num_items)
     counts = (relevant.indptr[users + 1] - relevant.indptr[users]).cpu().numpy()

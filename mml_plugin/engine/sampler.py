@@ -23,7 +23,7 @@ class NegativeSampler:
     Attributes:
         seed: of the run.
         item_ids: ``[I]`` corpus row -> row of the item table.
-        cumulative: ``[I]`` int64 upper bounds in (0, 2^32] of each corpus row's share of words; None is uniform.
+        cumulative: ``[I]`` int64 upper bounds in [0, 2^32] of each corpus row's share of words; None is uniform.
         positives: training items to leave out; None leaves none out.
         backend: what computes it; all backends draw the same.
     """
@@ -59,6 +59,7 @@ class NegativeSampler:
 
         Raises:
             UserError: when some user has no item left to draw, or hardly one.
+            ValueError: for ``alpha`` without ``popularity``.
         """
         cumulative = None
         if alpha:

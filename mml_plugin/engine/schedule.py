@@ -39,7 +39,7 @@ class Schedule:
         return sum(metrics[name] * weight for name, weight in self.monitor.items())
 
     def update(self, value: float, epoch: int) -> bool:
-        """Take one evaluation in; returns whether it improved on the best by more than 1e-6."""
+        """Take one evaluation in; returns whether it improved on the best by 1e-6 or more, as in recbox."""
         worse = value < self.best + MIN_DELTA if self.maximise else value > self.best - MIN_DELTA
         if worse:
             self.stops += 1
@@ -54,5 +54,5 @@ class Schedule:
 
 
 def reduced(rate: float) -> float:
-    """The learning rate after a plateau."""
+    """The learning rate after a plateau: a tenth of it, 1e-6 at least."""
     return max(rate * FACTOR, MIN_RATE)

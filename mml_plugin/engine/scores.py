@@ -70,8 +70,8 @@ def sampled_scores(
     """Scores of each user with its own sampled items, differentiable in users, table and bias.
 
     ``y[b, j] = <user_vecs[b], v> + user_scale[b] * item_bias[i]`` with i = ``item_index[b, j]`` and v the row i of
-    the table, divided by ``max(|v|, 1e-12)`` when ``normalize``. No ``[B, 1+N, d]`` tensor is made, and the backward
-    skips every zero of dL/dy.
+    the table, divided by ``max(|v|, 1e-12)`` when ``normalize``. The backends ``numba``, ``triton`` and, beyond a
+    chunk, ``torch`` make no ``[B, 1+N, d]`` tensor; on a CPU their backward skips every zero of dL/dy.
 
     Args:
         user_vecs: ``[B, d]``, final: normalised and dropped out already.
@@ -92,6 +92,7 @@ def sampled_scores(
         ValueError: for shapes or types that do not fit.
         IndexError: on a CPU, for an index outside the table (on a GPU the check would make the host wait).
         UserError: for a backend that is unknown or cannot run.
+        RuntimeError: from the backward, when it is asked for a graph of its own (``create_graph``).
     """
     _check(user_vecs, item_table, item_index)
     if not in_range:

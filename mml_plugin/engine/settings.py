@@ -14,8 +14,11 @@ class Settings:
     """How to train; defaults are recbox's.
 
     Attributes:
-        epochs, batch_size, num_negs: counts.
-        learning_rate, optimizer, max_gradient_norm: of the step.
+        epochs: at most so many.
+        batch_size, num_negs: training rows in a batch, negatives of each.
+        learning_rate: of the first epoch.
+        optimizer: a class of ``torch.optim``, upper and lower case being the same; ``adam`` by default.
+        max_gradient_norm: the norm of the whole gradient that is clipped at; 10 by default.
         penalties: parameter name -> regulariser.
         batch_penalty: see :class:`step.Step`.
         dropout_first: dropout before normalisation.
@@ -25,7 +28,10 @@ class Settings:
         exclude_positives: never draw a training item of the user.
         metrics: label -> (metric, k).
         monitor: label -> weight.
-        maximise, patience, reduce_lr_on_plateau, save_best_only: recbox's rule.
+        maximise: whether a larger monitor is better; True by default.
+        patience: evaluations in a row without improvement after which training stops; 2 by default.
+        reduce_lr_on_plateau: after each of them, go back to the best weights and cut the rate; True by default.
+        save_best_only: keep the best epoch's weights, not the last's; True by default.
         thresholds: band edges to count training negatives by.
         max_batches: end each epoch early; None trains it whole.
         capture: on a GPU, replay the step as a CUDA graph.

@@ -15,7 +15,11 @@ from mml_plugin.engine.user_tower import RaggedHistories
 
 
 class HistorySource(Protocol):
-    """What the engine needs of ``data.histories.Histories``."""
+    """What the engine needs of ``data.histories.Histories``.
+
+    Attributes:
+        max_len: the longest padded history.
+    """
 
     max_len: int
 

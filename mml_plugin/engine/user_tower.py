@@ -21,7 +21,15 @@ EPSILON = 1e-9
 
 
 class RaggedHistories(Protocol):
-    """What the tower needs of ``data.histories.Ragged``."""
+    """What the tower needs of ``data.histories.Ragged``: all entries of a batch's histories, one after another.
+
+    Attributes:
+        ids: ``[n]`` row of the history table of each entry.
+        row: ``[n]`` row of the batch that it belongs to.
+        slot: ``[n]`` its position within that row's history.
+        lengths: ``[B]`` entries of each row.
+        real: ``[n]``, false for entries that fill up to a size; None where all are real.
+    """
 
     @property
     def ids(self) -> Tensor: ...
@@ -44,7 +52,7 @@ class UserVectors:
     """The tower's output for one batch.
 
     Attributes:
-        vectors: ``[B, d]``, normalised and dropped out.
+        vectors: ``[B, d]``, normalised for cosine, dropped out where there is a mask.
         scale: ``[B]``, what dropout made of the constant 1 beside an item bias; None without one.
         leaves: (table, its rows, gathered vectors), where gradients arrive.
     """

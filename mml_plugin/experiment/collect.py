@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -259,6 +260,7 @@ class Collector:
 
 
 def slim(folder: RunFolder) -> None:
-    """Remove what no report needs from a finished run: checkpoint, vectors, ids and seen items."""
+    """Remove what no report needs from a finished run: checkpoint, weights, vectors, ids and seen items."""
     for path in (folder.checkpoint, folder.embeddings, folder.ids, folder.seen):
         path.unlink(missing_ok=True)
+    shutil.rmtree(folder.recbox, ignore_errors=True)

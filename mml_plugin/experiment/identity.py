@@ -23,7 +23,7 @@ def canonical_hash(content: Mapping[str, Any]) -> str:
 
 
 def run_identity(context: Context, trained: Trained) -> str:
-    """Hash of configuration, data, engine, backend, dtype, device, threads, protocol and seed.
+    """Hash of configuration, data, engine, backend, dtype, device, threads, protocol, its share, batch limit and seed.
 
     Suites match runs on it: two runs with the same identity are the same run.
     """

@@ -122,6 +122,9 @@ def tensorboard_listener(path: Path, own_margins: bool = True, resume: bool = Fa
         path: the folder of the events.
         own_margins: whether negatives are counted on the loss's margins, below the lowest of which they are inactive.
         resume: the first epoch told takes the place of those events of a stopped run that are not before it.
+
+    Raises:
+        UserError: without the extra.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

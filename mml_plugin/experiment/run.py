@@ -187,7 +187,7 @@ def check_overrides(keys: Iterable[str], where: str = "") -> None:
 
 
 def run_folder_of(experiment: Experiment, request: RunRequest) -> RunFolder:
-    """Where the run of a request is, or would be."""
+    """Where the run of a request is, or would be; a :class:`UserError` for an expid that is no folder's name."""
     if Path(request.expid).name != request.expid or request.expid == "..":
         raise UserError(f"experiment {request.expid!r} cannot be run: its name is a folder's, so without / and not ..")
     seed = request.seed if request.seed is not None else int(experiment.params["seed"])

@@ -43,7 +43,8 @@ def check(experiment: Experiment, request: RunRequest) -> None:
     """Refuse what the fast engine cannot do, by name, before anything is written.
 
     Raises:
-        UserError: for such keys, for a GPU that is not there, for a backend that cannot run and for missing data files.
+        UserError: for such keys and columns, for a GPU that is not there, for a backend that cannot run and for missing
+            data files.
     """
     params = experiment.params
     if params.get("eval_interval_epochs", 1) != 1:
@@ -54,6 +55,7 @@ def check(experiment: Experiment, request: RunRequest) -> None:
     if params.get("nrows") is not None:
         raise UserError("nrows: the fast engine reads whole files; remove the key or use --engine recbox")
     _check_batch_scope(params)
+    vocabulary.check_columns(params)
     backends.check(request.backend, resolve_device(request.gpu))
     check_data(params)
 

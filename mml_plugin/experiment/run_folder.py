@@ -41,7 +41,7 @@ RESULT_KEYS: dict[str, type | tuple[type, ...]] = {
 
 
 def folder_name(engine: str, protocol: str, seed: int, override_hash: str = "") -> str:
-    """``recbox-paper-s2019``, with ``-<hash8>`` when a ``--set`` changed the experiment."""
+    """``recbox-paper-s2019``, with ``-<hash8>`` of what ``--set``, ``--max-batches`` or ``--valid-share`` changed."""
     return f"{engine}-{protocol}-s{seed}" + (f"-{override_hash[:8]}" if override_hash else "")
 
 
@@ -156,6 +156,11 @@ class RunFolder:
     def events(self) -> Path:
         """TensorBoard's event files."""
         return self.path / "tensorboard"
+
+    @property
+    def recbox(self) -> Path:
+        """Where recbox itself writes: its best weights, in a folder of the data set's name."""
+        return self.path / "recbox"
 
     @property
     def seen(self) -> Path:
@@ -302,7 +307,7 @@ class RunFolder:
         exports.discard(self._whole.name)  # aside, an export of that name would pass for the mark
         return [
             self.result, self.history, self.checkpoint, self.embeddings, self.per_user, self.ids, self.seen, self.log,
-            self.config, self.events, *(self.path / name for name in sorted(exports)),
+            self.config, self.events, self.recbox, *(self.path / name for name in sorted(exports)),
         ]  # fmt: skip
 
     def sweep(self) -> None:

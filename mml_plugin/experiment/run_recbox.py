@@ -80,7 +80,7 @@ def train(context: Context) -> Trained:
     data = prepare_data(context.params, context.request.protocol, context.request.valid_share)
     _check_rows(context.params, data)
     say_what_is_odd(data)
-    params = {**context.params, **data.paths, "model_root": str(context.folder.path / "recbox")}
+    params = {**context.params, **data.paths, "model_root": str(context.folder.recbox)}
     params.pop("test_data", None)
     with warnings_logged():
         # For its words alone: recbox trains a class of its own under some names, which warns of nothing.

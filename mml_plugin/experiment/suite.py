@@ -188,7 +188,11 @@ def read_suite(path: Path) -> Suite:
 
 
 def make_suite(content: Mapping[str, Any], where: str) -> Suite:
-    """A checked suite from plain values; an experiment may be its bare name."""
+    """A checked suite from plain values; an experiment may be its bare name.
+
+    Raises:
+        UserError: naming ``where`` and the key that is wrong.
+    """
     listed = content.get("experiments") or []
     if not isinstance(listed, list):
         raise UserError(f"{where}: experiments must be a list of names or of mappings, got {listed!r:.60}")

@@ -18,7 +18,10 @@ class BandCounter:
     it, as a score equal to a margin is inactive. NaN belongs to no band above 0.
 
     Args:
-        thresholds: finite similarities in any order; repeated ones count once. May be empty.
+        thresholds: finite similarities in any order; repeated ones count once. May be empty: then nothing is counted.
+
+    Raises:
+        UserError: for a threshold that is no finite number.
     """
 
     def __init__(self, thresholds: Sequence[float]) -> None:
@@ -34,7 +37,7 @@ class BandCounter:
 
     @torch.no_grad()
     def update(self, y_pred: Tensor, gradient: Tensor | None = None) -> None:
-        """Add one batch.
+        """Add one batch; does nothing without thresholds.
 
         Args:
             y_pred: training scores ``[B, 1+N]``; column 0, the positive, is not counted.
@@ -65,7 +68,7 @@ class BandCounter:
 
     @property
     def gradients(self) -> tuple[float, ...]:
-        """Sum of ``|dL/dn|`` per band; empty when no gradient was given."""
+        """Sum of ``|dL/dn|`` per band; empty without thresholds or when no gradient was given."""
         if not self._has_gradient:
             return ()
         above = [*(float(g) for g in self._gradient_above), 0.0]

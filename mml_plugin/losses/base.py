@@ -34,7 +34,7 @@ class SampledLoss(nn.Module):
 
     Attributes:
         needs_users: whether ``forward`` must be given ``users``.
-        needs_cosine: whether its hyper-parameters assume scores in [-1, 1]; far larger ones get one warning.
+        needs_cosine: whether its hyper-parameters assume scores in [-1, 1]; ones beyond 3 in size get one warning.
     """
 
     needs_users: bool = False

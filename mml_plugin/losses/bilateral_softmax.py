@@ -24,7 +24,7 @@ def log_mean_exp_by_group(values: Tensor, groups: Tensor) -> Tensor:
 
 
 class BilateralSoftmaxLoss(SampledLoss):
-    r"""Softmax on both sides: tolerant of noisy positives, adversarial on negatives.
+    r"""Softmax on both sides (Wu et al. 2024), Eq. 5: tolerant of noisy positives, adversarial on negatives.
 
     .. math:: -\log \operatorname{E}_{p \sim u} e^{s_p/\tau_1} + \tau_2 \log \frac1N \sum_j e^{s_j/\tau_1}
 
@@ -39,8 +39,11 @@ class BilateralSoftmaxLoss(SampledLoss):
 
     Args:
         temperature: tau_1 > 0.
-        temperature2: tau_2 > 0.
-        mode: one of the above.
+        temperature2: tau_2 > 0; 1 by default.
+        mode: one of the above; ``multi`` by default.
+
+    Raises:
+        UserError: for a value out of its range and for another mode.
     """
 
     def __init__(self, temperature: float, temperature2: float = 1.0, mode: str = "multi") -> None:

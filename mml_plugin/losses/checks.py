@@ -11,7 +11,11 @@ from mml_plugin.errors import UserError
 
 
 def number(name: str, value: float, minimum: float | None = None, above: float | None = None) -> float:
-    """``value`` as a finite float within its range (``minimum`` included, ``above`` excluded)."""
+    """``value`` as a finite float within its range (``minimum`` included, ``above`` excluded).
+
+    Raises:
+        UserError: for anything else.
+    """
     if isinstance(value, bool) or not isinstance(value, Real) or not _is_finite(value):
         raise UserError(f"{name} must be a finite number, got {value!r}")
     if minimum is not None and value < minimum:
@@ -42,7 +46,7 @@ def as_list(values: Any) -> list[Any]:
 
 
 def choice(name: str, value: str, allowed: Sequence[str]) -> str:
-    """``value`` when it is one of ``allowed``."""
+    """``value`` when it is one of ``allowed``; a :class:`UserError` otherwise."""
     if value not in allowed:
         raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
     return value
@@ -59,7 +63,7 @@ def _numbers(name: str, values: Any) -> list[Any]:
 
 
 def checked_margins(margins: Sequence[float], weights: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Equally long lists of finite margins and of weights >= 0 that are not all 0."""
+    """Equally long lists of finite margins and of weights >= 0 that are not all 0; a :class:`UserError` otherwise."""
     margins, weights = _numbers("margins", margins), _numbers("margin_weights", weights)
     if len(margins) != len(weights):
         raise UserError(

@@ -22,14 +22,17 @@ def distance(similarity: Tensor) -> Tensor:
 
 
 class ContrastiveLoss(SampledLoss):
-    r"""Pull the positive in, push negatives out of a radius.
+    r"""Pull the positive in, push negatives out of a radius (Chopra et al. 2005), Eq. 1.
 
     .. math:: \tfrac12 \Bigl[ d_p^2 + \frac1N \sum_j \max(0, m - d_j)^2 \Bigr], \quad d^2 = \max(0, 2 - 2s)
 
     The paper sums over pairs; the mean over negatives is our choice, so that N does not change the balance.
 
     Args:
-        margin: m > 0, a distance (unit vectors are at most 2 apart).
+        margin: m > 0, a distance (unit vectors are at most 2 apart); 1 by default.
+
+    Raises:
+        UserError: for a value out of its range.
     """
 
     needs_cosine = True

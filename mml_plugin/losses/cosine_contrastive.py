@@ -12,14 +12,19 @@ from mml_plugin.losses.checks import number
 
 
 class CosineContrastiveLoss(SampledLoss):
-    r"""One margin: only negatives above it have a gradient. Equal to recbox's class of the same name.
+    r"""SimpleX's loss (Mao et al. 2021), Eq. 2: only negatives above one margin have a gradient.
+
+    Equal to recbox's class of the same name.
 
     .. math:: (1 - s_p)_+ + \frac{w}{N} \sum_j (s_j - m)_+
 
     Args:
-        margin: m, any finite similarity.
+        margin: m, any finite similarity; 0 by default.
         negative_weight: w > 0. None or 0 *sums* over the negatives with weight 1 instead of averaging
-            them: recbox's behaviour, kept, with a warning.
+            them: recbox's behaviour, kept, with a warning, and the default.
+
+    Raises:
+        UserError: for a value out of its range.
     """
 
     needs_cosine = True

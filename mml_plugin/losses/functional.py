@@ -1,4 +1,4 @@
-"""The losses as functions of separate positive and negative scores, for any PyTorch code."""
+"""MML as a function of separate positive and negative scores, for any PyTorch code."""
 
 from __future__ import annotations
 

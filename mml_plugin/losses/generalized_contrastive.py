@@ -15,7 +15,7 @@ FUNCTIONS = {"ccl": 0.0, "contrastive": 1.0, "triplet": 0.2, "infonce": 0.0}
 
 
 class GeneralizedContrastiveLoss(SampledLoss):
-    r"""A weighted positive term and the weighted mean of clipped negative terms.
+    r"""A weighted positive term and the weighted mean of clipped negative terms: Eq. 6 of the paper.
 
     .. math:: w_p f(u, i) + \frac{w_n}{N} \sum_j \max(0, f(u, i, j, m))
 
@@ -35,8 +35,11 @@ class GeneralizedContrastiveLoss(SampledLoss):
         f: one of the four.
         margin: m, finite; > 0 for ``contrastive`` and >= 0 for ``triplet``, as in those losses; ``infonce`` does not
             use it. None is the loss's own: 0 for ``ccl``, 1 for ``contrastive``, 0.2 for ``triplet``.
-        pos_weight: w_p >= 0.
-        neg_weight: w_n > 0.
+        pos_weight: w_p >= 0; 1 by default.
+        neg_weight: w_n > 0; 1 by default.
+
+    Raises:
+        UserError: for a value out of its range and for another f.
     """
 
     def __init__(self, f: str, margin: float | None = None, pos_weight: float = 1.0, neg_weight: float = 1.0) -> None:

@@ -10,14 +10,17 @@ from mml_plugin.losses.checks import number
 
 
 class InfoNCELoss(SampledLoss):
-    r"""Cross entropy of picking the positive, on similarities divided by a temperature.
+    r"""Cross entropy of picking the positive, on similarities divided by a temperature (van den Oord et al. 2018).
 
     .. math:: -\log \frac{e^{s_p/\tau}}{e^{s_p/\tau} + \sum_j e^{s_j/\tau}}
 
     Eq. 4 prints no temperature; :math:`\tau = 1` is Eq. 4.
 
     Args:
-        temperature: tau > 0.
+        temperature: tau > 0; 1 by default.
+
+    Raises:
+        UserError: for a value out of its range.
     """
 
     def __init__(self, temperature: float = 1.0) -> None:

@@ -12,7 +12,7 @@ from mml_plugin.losses.checks import checked_margins, number
 
 
 class MultiMarginLoss(SampledLoss):
-    r"""Several margins, each with a weight, so that semi-hard and semi-easy negatives teach too.
+    r"""Several margins, each with a weight, so that semi-hard and semi-easy negatives teach too: Eq. 7 of the paper.
 
     .. math:: w_p\,(1 - s_p)_+ + \frac{w_n}{N} \sum_j \sum_k w_k\,(s_j - m_k)_+
 
@@ -24,7 +24,13 @@ class MultiMarginLoss(SampledLoss):
         margins: m_k, any finite similarities in any order.
         margin_weights: w_k >= 0, one per margin, not all 0.
         neg_weight: w_n > 0; it multiplies the mean over negatives.
-        pos_weight: w_p >= 0.
+        pos_weight: w_p >= 0; 1 by default, as in the paper.
+
+    Attributes:
+        margins, margin_weights: ``K`` of each, by rising margin.
+
+    Raises:
+        UserError: for a value out of its range, and for lists of different lengths.
 
     Example:
         >>> loss = MultiMarginLoss([0.6, 0.7, 0.8, 0.9], [0.05, 0.15, 0.2, 0.6], neg_weight=400)
@@ -65,14 +71,14 @@ class MultiMarginLoss(SampledLoss):
         return pulled.mean() + self.neg_weight * self.mean_penalty(negatives)
 
     def penalty(self, scores: Tensor) -> Tensor:
-        """What each similarity costs: 0 up to the lowest margin, then piecewise linear and rising."""
+        """What each similarity costs, in the shape of ``scores``: 0 up to the lowest margin, then linear and rising."""
         start, slope, offset = (t.to(scores.dtype) for t in (self.start, self.slope, self.offset))
         band = torch.bucketize(scores.detach().contiguous(), start[1:])
         # Without the relu a negative that is masked with -inf would be 0 * inf below the lowest margin.
         return offset[band] + slope[band] * torch.relu(scores - start[band])
 
     def mean_penalty(self, scores: Tensor) -> Tensor:
-        """The mean of :meth:`penalty`, computed from the active scores alone where that is faster.
+        """The mean of :meth:`penalty`, a scalar, computed from the active scores alone where that is faster.
 
         On a CPU, selecting the few active scores first is several times as fast; its result's size depends
         on the data, which another device would have to wait for and which compile and vmap cannot trace.

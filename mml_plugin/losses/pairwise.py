@@ -11,17 +11,23 @@ from mml_plugin.losses.checks import number
 
 
 class PairwiseLogisticLoss(SampledLoss):
-    r"""BPR: the mean of :math:`-\log \sigma(s_p - s_j)`, in a form that does not overflow."""
+    r"""BPR (Rendle et al. 2009): the mean of :math:`-\log \sigma(s_p - s_j)`, in a form that does not overflow.
+
+    Equal to recbox's class of the same name.
+    """
 
     def compute(self, positive: Tensor, negatives: Tensor) -> Tensor:
         return softplus(negatives - positive.unsqueeze(1)).mean()
 
 
 class PairwiseMarginLoss(SampledLoss):
-    r"""Pairwise hinge: the mean of :math:`(m + s_j - s_p)_+`.
+    r"""Pairwise hinge: the mean of :math:`(m + s_j - s_p)_+`. Equal to recbox's class of the same name.
 
     Args:
-        margin: m, any finite number; 1 is recbox's default.
+        margin: m, any finite number; 1, recbox's, by default.
+
+    Raises:
+        UserError: for a value out of its range.
     """
 
     def __init__(self, margin: float = 1.0) -> None:

@@ -10,14 +10,20 @@ from mml_plugin.losses.base import SampledLoss
 
 
 class MSELoss(SampledLoss):
-    r"""Squared error with recbox's balance: :math:`\tfrac12 (s_p - 1)^2 + \tfrac12 \sum_j s_j^2`, a sum over j."""
+    r"""Squared error with recbox's balance: :math:`\tfrac12 (s_p - 1)^2 + \tfrac12 \sum_j s_j^2`, a sum over j.
+
+    Equal to recbox's class of the same name.
+    """
 
     def compute(self, positive: Tensor, negatives: Tensor) -> Tensor:
         return ((positive - 1).square() / 2 + negatives.square().sum(dim=1) / 2).mean()
 
 
 class SoftmaxCrossEntropyLoss(SampledLoss):
-    r""":math:`-\log` of the positive's softmax probability, in a form that does not overflow."""
+    r"""Sampled softmax: :math:`-\log` of the positive's softmax probability, in a form that does not overflow.
+
+    Equal to recbox's class of the same name.
+    """
 
     def compute(self, positive: Tensor, negatives: Tensor) -> Tensor:
         return -torch.log_softmax(torch.cat([positive.unsqueeze(1), negatives], dim=1), dim=1)[:, 0].mean()
@@ -25,6 +31,8 @@ class SoftmaxCrossEntropyLoss(SampledLoss):
 
 class SigmoidCrossEntropyLoss(SampledLoss):
     """Binary cross entropy on logits, *summed* over the batch as recbox does; the only reader of labels.
+
+    Equal to recbox's class of the same name.
 
     Without ``y_true`` the labels are 1 for column 0 and 0 elsewhere.
     """

@@ -12,7 +12,7 @@ LIMIT = 3.0
 
 
 class ScoreRange:
-    """Warns once when scores leave [-1, 1] by far.
+    """Warns once when scores leave [-1, 1] by far: when one is beyond 3 (:data:`LIMIT`) in size.
 
     Reading a maximum makes a GPU wait, so it looks at the first batch and then ever more rarely (1, 2, 4, 8, ...):
     scores of freshly initialised vectors are small and grow. It does not look while torch compiles or transforms.

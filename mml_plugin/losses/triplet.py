@@ -11,12 +11,15 @@ from mml_plugin.losses.contrastive import squared_distance
 
 
 class TripletLoss(SampledLoss):
-    r"""Every negative must be farther from the user than the positive, by a margin.
+    r"""Every negative must be farther from the user than the positive, by a margin (Schroff et al. 2015), Eq. 3.
 
     .. math:: \frac1N \sum_j \max(0, d_p^2 - d_j^2 + m), \quad d^2 = \max(0, 2 - 2s)
 
     Args:
-        margin: m >= 0, a difference of squared distances; 0.2 is FaceNet's.
+        margin: m >= 0, a difference of squared distances; 0.2, FaceNet's, by default.
+
+    Raises:
+        UserError: for a value out of its range.
     """
 
     needs_cosine = True

@@ -96,7 +96,7 @@ def paths(stem: Path) -> tuple[Path, Path, Path]:
 
 
 def read_csv(path: Path) -> list[Row]:
-    """The rows of a file; none where there is no file."""
+    """The rows of a file; none where there is no file; a :class:`UserError` where it cannot be read."""
     if not path.is_file():
         return []
     try:

@@ -1,4 +1,4 @@
-"""Metrics of a finished run on interactions that it was not evaluated on."""
+"""Metrics of a finished run on its own test split, another data set's, or a file of interactions."""
 
 from __future__ import annotations
 

@@ -33,8 +33,9 @@ class Vectors:
 def export(run: SavedRun, format: str, output: Path, cosine: bool = False, overwrite: bool = False) -> Path:
     """Write a folder with a run's vectors and ids, and ``export.json`` that describes it.
 
-    The inner product of a user's and an item's vector is the model's score; of a model trained on cosine similarity
-    both have length 1 already. Users without training interactions have no vector and are left out (and counted).
+    The inner product of a user's and an item's vector is the model's score, but for what is the same for all items. Of
+    a model trained on cosine similarity without an item bias both have length 1 already. Users without training
+    interactions have no vector and are left out (and counted).
 
     Args:
         run: the run.

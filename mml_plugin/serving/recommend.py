@@ -47,6 +47,9 @@ def recommend_all(run: SavedRun, path: Path, k: int = 20, progress: bool = False
 
     Returns:
         how many users were written, and how many cold users were left out.
+
+    Raises:
+        UserError: for a k below 1.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -321,7 +321,11 @@ def test_a_slim_run_still_makes_rows(home):
     run, collector = runner(cells)
     run.run(cells)
     before = collector.update([]).cells
+    weights = cells[0].folder.recbox / "tiny" / "MF_tiny_mml.model"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
     slim(cells[0].folder)
     assert not cells[0].folder.checkpoint.exists()
+    assert not cells[0].folder.recbox.exists()
     assert [outcome.state for outcome in runner(cells)[0].run(cells)] == [DONE]
     assert collector.update([]).cells == before

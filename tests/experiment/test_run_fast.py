@@ -604,6 +604,23 @@ def test_a_backend_that_cannot_run_is_refused_before_anything_is_written(tmp_pat
         run_fast.check(load_experiment(request.config_dir, request.expid), request)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"na_value": "x"}, "cannot read column 'user_id' (its na_value)"),
+        ({"share_embedding": "user_history"}, "'item_id' can share the item's table only"),
+    ],
+)
+def test_columns_that_it_cannot_read_are_refused_before_anything_is_written(change, says, tmp_path):
+    request = RunRequest("MF_tiny_ccl", ROOT / "config", engine="fast", runs_dir=tmp_path / "runs")
+    experiment = load_experiment(request.config_dir, request.expid)
+    for column in experiment.params["feature_cols"]:
+        if column["name"] == says.split("'")[1]:
+            column.update(change)
+    with pytest.raises(UserError, match=re.escape(says)):
+        run_fast.check(experiment, request)
+
+
 def test_an_alias_whose_mode_is_left_out_trains_the_default_mode(tmp_path):
     # BSLLoss translates a mode that is written; recbox's engine leaves the default, multi, as it is.
     block = yaml.safe_load((CONFIG / "model_config" / "MF.yaml").read_text())

@@ -89,7 +89,7 @@ def fit(
         verbose: above 0, recbox's progress bar per epoch.
         max_gradient_norm: recbox's clip norm.
         thresholds: margins; negatives are counted per band between them.
-        on_epoch: called after each epoch, its state written.
+        on_epoch: called after each epoch, before its state is written.
         state_path: where the state of the last finished epoch goes; None keeps none.
         resume: go on from ``state_path``; the end is the undisturbed run's, bit by bit, on a CPU.
         on_resume: told how many epochs the state holds.
