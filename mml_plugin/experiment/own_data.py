@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from mml_plugin.files import atomic_write, checksum, make_folder, writing
 from mml_plugin.registry import available_losses, get_spec
 
 DATASET = "own"
+MARK = "files.json"  # which files the data set was made from
 METRICS = ["Recall(k=20)", "Recall(k=50)", "NDCG(k=20)", "NDCG(k=50)", "HitRate(k=20)", "HitRate(k=50)"]
 BASE: dict[str, Any] = {
     "num_workers": 1,
@@ -155,6 +157,8 @@ def prepare(
     spaces = {name: tuning_cells(name, cells, seed) for name in names}
     with _prepared_by_one(out):
         folder, notes = import_files(train, test, out)
+        if suite_keys["protocol"] == "held-out":
+            notes += _validation_notes(folder, suite_keys["valid_share"])
         config_dir = write_config(out, folder)
     own = {"num_negs": negatives, "epochs": epochs, "patience": patience}
     lines = [
@@ -167,8 +171,6 @@ def prepare(
         for name in names
         for choice in spaces[name]
     ]
-    if suite_keys["protocol"] == "held-out":
-        notes += _validation_notes(folder, suite_keys["valid_share"])
     title = f"{', '.join(SHORT.get(name, name) for name in names)} on {train.name}"
     suite = make_suite({"title": title, "experiments": lines, "seeds": [seed], **suite_keys}, "mml compare")
     chosen_on = "validation" if suite_keys["protocol"] == "held-out" else "test"
@@ -183,12 +185,22 @@ def prepare(
 
 @contextmanager
 def _prepared_by_one(out: Path) -> Iterator[None]:
-    """Hold ``out`` for this process; what is refused leaves no folder that was not there, parents included."""
+    """Hold ``out`` for this process; what is refused leaves no folder that was not there, parents included.
+
+    Not the import either: the same command with mended files would be refused as a comparison on other data.
+    """
     fresh, lock = [folder for folder in (out, *out.parents) if not folder.exists()], out / ".prepare.lock"
     make_folder(out)
     try:
         with writing(out), FileLock(str(lock)):
-            yield
+            data = out / "data"
+            made = [path for path in (data / DATASET, data / MARK, data) if not path.exists()]
+            try:
+                yield
+            except UserError:
+                for path in made:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                raise
     except UserError:
         if fresh:
             lock.unlink(missing_ok=True)
@@ -288,7 +300,7 @@ def import_files(train: Path, test: Path, out: Path) -> tuple[Path, list[str]]:
     folder = out / "data" / DATASET
     path_of = {"train": train, "test": test}
     sums = {name: checksum(path, "sha256") for name, path in path_of.items()}
-    mark = out / "data" / "files.json"
+    mark = out / "data" / MARK
     before = _sums_of(mark) or sums
     if before != sums:
         other = next(name for name in sums if before[name] != sums[name])

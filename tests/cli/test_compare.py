@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -298,10 +299,21 @@ def test_mistakes_are_one_sentence(files, capsys, words, says):
     assert error.startswith("error: ")
     assert says in error
     assert not (files / "runs").exists()
-    # Files that can be read stay imported: with other words they are asked for again.
-    kept = {path.name for path in files.glob("reports/*/*")}
-    assert kept <= ({"data", "config", ".prepare.lock"} if "few.csv" in words else set())
-    assert (files / "reports").exists() == ("few.csv" in words)
+    assert not (files / "reports").exists()
+
+
+def test_mended_files_may_take_the_name_of_refused_ones(files):
+    """Also in a folder that was there before."""
+    few = (files / "few.csv").read_bytes()
+    (files / "there" / "data").mkdir(parents=True)
+    for out in ("new", "there"):
+        (files / "few.csv").write_bytes(few)
+        before = set(files.rglob("*"))
+        with pytest.raises(UserError, match="leaves no validation item"):
+            own_data.prepare(Path("few.csv"), Path("my_test.csv"), ["ccl", "mml"], Path(out))
+        assert set(files.rglob("*")) - {files / "there" / ".prepare.lock"} == before
+        shutil.copy(files / "my_train.csv", files / "few.csv")
+        own_data.prepare(Path("few.csv"), Path("my_test.csv"), ["ccl", "mml"], Path(out))
 
 
 def test_every_loss_gets_as_many_different_cells():
