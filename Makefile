@@ -25,7 +25,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 quickstart: $(INSTALLED)  ## install, then compare CCL and MML on a small built-in data set
 	$(BIN)/mml quickstart
 
-test: $(INSTALLED)  ## install, then run the tests (no network, no GPU, under 10 minutes on 2 cores)
+test: $(INSTALLED)  ## install, then run the tests (they need no network and no GPU; 5 to 10 minutes on 2 idle cores)
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow and not gpu"
 
 test-slow: $(INSTALLED)  ## run the tests that are too slow for `make test` (seed noise of both engines, fresh compilation)

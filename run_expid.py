@@ -8,4 +8,4 @@ from pathlib import Path
 from mml_plugin.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]], default_config=Path(__file__).resolve().parent / "config"))
+    sys.exit(main(sys.argv[1:], default_config=Path(__file__).resolve().parent / "config", command="train"))

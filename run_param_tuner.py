@@ -7,4 +7,4 @@ import sys
 from mml_plugin.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["tune", *sys.argv[1:]]))
+    sys.exit(main(sys.argv[1:], command="tune"))

@@ -15,10 +15,10 @@ HEAD = """# Experiments
 Written by `python benchmarks/list_experiments.py` from `config/`; do not edit by hand.
 
 `<Model>_<dataset>_<loss>[_<variant>]`. `earlystop`, `plateau`, `reczoo`: patience 3, all else 200. `n10` .. `n800`:
-negatives per positive (Figure 3). `plateau`: the learning rate is cut at every non-improvement, which the paper
-switched off. `reczoo`: SimpleX's original run. `bslnative`: BSL as its authors train it (batch L2, dropout before
-normalisation, no clipping); stock recbox has no such step, and its engine refuses them by name. `tiny`: the built-in
-synthetic set.
+negatives per positive (Figure 3). `plateau`: the learning rate is cut at every non-improvement
+(`reduce_lr_on_plateau`), which the paper switched off. `reczoo`: SimpleX's original run. `bslnative`: BSL in its
+authors' setting (batch L2, dropout before normalisation, no clipping, Xavier initialisation); stock recbox has no such
+step, and its engine refuses them by name. `yelp`: the data set yelp18. `tiny`: synth, the built-in synthetic one.
 
 """
 

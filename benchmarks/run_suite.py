@@ -67,10 +67,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--chosen", action="store_true", help="only the tuning cells that now stand for their family")
     parser.add_argument("--new", action="store_true", help="leave out cells whose rows are kept, run folder or not")
     parser.add_argument("--limit", type=_count, help="run at most so many cells that are not finished")
-    parser.add_argument("--any-machine", action="store_true", help="finished runs of other devices or threads count")
+    parser.add_argument(
+        "--any-machine", action="store_true", help="finished runs of other backends, devices or threads count"
+    )
     parser.add_argument("--overwrite", action="store_true", help="begin every cell anew")
     parser.add_argument("--collect", action="store_true", help="run nothing; rows of what is finished, on any machine")
-    parser.add_argument("--slim", action="store_true", help="drop checkpoint and vectors of finished cells")
+    parser.add_argument(
+        "--slim", action="store_true", help="drop checkpoint, weights, vectors and ids of finished cells"
+    )
     parser.add_argument("--list", action="store_true", help="only say which cells there are, and which are finished")
     parser.add_argument("--no-report", action="store_true", help="rows only")
     return parser.parse_args(argv)

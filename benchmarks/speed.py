@@ -208,13 +208,15 @@ def fill_tables() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", action="append", choices=list(CASES))
+    parser.add_argument("--case", action="append", choices=list(CASES), help="all by default")
     parser.add_argument("--engine", action="append", help="recbox, numba, torch, reference or triton; all by default")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sweep", action="store_true")
-    parser.add_argument("--sampler", action="store_true")
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3, help="of which a row is the median; 3 by default")
+    parser.add_argument("--sweep", action="store_true", help="how cost grows with items and interactions")
+    parser.add_argument("--sampler", action="store_true", help="what popularity and exclusion add")
+    parser.add_argument(
+        "--table", action="store_true", help="measure nothing; write the tables of docs and README from the rows"
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:

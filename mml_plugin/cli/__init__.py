@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -30,11 +31,19 @@ COMMANDS = {
 }
 
 
+HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+
+
 @dataclass(frozen=True)
 class Settings:
     """What the caller of :func:`main` fixes for every command."""
 
     default_config: Path
+
+
+def _command(name: str) -> click.Command:
+    module, attribute = COMMANDS[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 class LazyGroup(click.Group):
@@ -46,8 +55,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, attribute = COMMANDS[cmd_name].split(":")
-        return getattr(importlib.import_module(module), attribute)
+        return _command(cmd_name)
 
     def resolve_command(self, ctx, args):
         if args and args[0] not in COMMANDS:
@@ -55,18 +63,19 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup)
 @click.version_option(package_name="mml_plugin", prog_name="mml")
 def cli() -> None:
     """Train and compare contrastive losses for collaborative filtering."""
 
 
-def main(argv: Sequence[str] | None = None, default_config: Path | None = None) -> int:
+def main(argv: Sequence[str] | None = None, default_config: Path | None = None, command: str = "") -> int:
     """Run one command and return its exit code.
 
     Args:
         argv: the words after the program's name; default ``sys.argv[1:]``.
         default_config: the folder meant when ``--config`` is not given; default ``./config``.
+        command: the one command of a script of its own; ``argv`` is what comes after it.
 
     Returns:
         0 on success, 2 for a user's mistake (one sentence on standard error), 130 after Ctrl-C,
@@ -75,9 +84,10 @@ def main(argv: Sequence[str] | None = None, default_config: Path | None = None) 
     spin_less_when_busy()
     settings = Settings(default_config or Path("config"))
     words = list(sys.argv[1:] if argv is None else argv)
+    program = _command(command) if command else cli
     try:
         with interruptible():
-            code = cli.main(args=words, standalone_mode=False, obj=settings)
+            code = program.main(args=words, standalone_mode=False, obj=settings, **HELP)
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         return 2

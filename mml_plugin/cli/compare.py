@@ -46,13 +46,17 @@ EXTRA = {"model": "--model", "negatives": "--negatives", "epochs": "--epochs", "
 @click.option("--runs", "runs_dir", type=click.Path(path_type=Path), help="Where run folders go; default ./runs, or "
               "OUT/runs with --train.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Where rows and report go; default ./reports/NAME.")
-@click.option("--any-machine", is_flag=True, help="Finished runs of another device or number of threads count.")
+@click.option(
+    "--any-machine", is_flag=True, help="Finished runs of another backend, device or number of threads count."
+)
 @click.option("--overwrite", is_flag=True, help="Begin every run anew, finished ones too.")
 @click.pass_obj
 def compare(
     settings, expids: tuple[str, ...], train: Path | None, test: Path | None, losses: str | None, **options
 ) -> int:
-    """Run what is missing and write a report: tables with error bars, paired tests, curves, bands, time.
+    """Compare experiments or losses in one report.
+
+    What is missing is run. The report has tables with error bars, paired tests, curves, bands and time.
 
     Either name experiments of the configuration, or give --train, --test and --losses.
     """

@@ -21,7 +21,10 @@ from mml_plugin.errors import UserError
 @click.option("--output", type=click.Path(path_type=Path), callback=parquet_file,
               help="Also write each user's metrics (Parquet).")  # fmt: skip
 def evaluate(run: Path, k, metrics, file: Path | None, data: Path | None, skip_unknown: bool, output: Path | None):
-    """Evaluate the run folder RUN on other interactions (default: the test split of the data it was trained on)."""
+    """Evaluate a run on other interactions.
+
+    RUN is its folder; without --file, the test split of the data it was trained on is used.
+    """
     from mml_plugin.experiment.outputs import write_parquet
     from mml_plugin.serving import evaluate as serving
     from mml_plugin.serving.saved_run import load_run

@@ -14,7 +14,10 @@ import click
 @click.option("--cosine", is_flag=True, help="Scale every vector to length 1 (a cosine model's have it already).")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
 def export(run: Path, format: str, output: Path | None, cosine: bool, overwrite: bool) -> None:
-    """Write the vectors of the run folder RUN, with original ids, for an inner-product search."""
+    """Write a run's vectors, with original ids.
+
+    RUN is its folder; the vectors are for an inner-product search.
+    """
     from mml_plugin.serving.export import export
     from mml_plugin.serving.saved_run import load_run
 

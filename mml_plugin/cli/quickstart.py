@@ -25,7 +25,10 @@ import click
 @click.option("--overwrite", is_flag=True, help="Train again where finished runs stand.")
 @click.pass_obj
 def quickstart(settings, config_dir: Path | None, runs_dir: Path, overwrite: bool) -> None:
-    """Train MF with CCL and with MML on a small synthetic data set, through the recbox engine."""
+    """Train MF with CCL and MML on a small data set.
+
+    It is a synthetic one; training goes through the recbox engine.
+    """
     from mml_plugin.experiment.quickstart import run_quickstart
 
     click.echo(run_quickstart(config_dir or settings.default_config, runs_dir, overwrite))

@@ -18,7 +18,10 @@ from mml_plugin.errors import UserError
 @click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="How many items.")
 @click.option("--output", type=click.Path(path_type=Path), callback=parquet_file, help="The Parquet file of --all.")
 def recommend(run: Path, users: tuple[str, ...], everybody: bool, k: int, output: Path | None) -> None:
-    """Recommend items of the run folder RUN that a user has not seen in training, in original ids."""
+    """Recommend items with a finished run.
+
+    RUN is its folder; items that a user has seen in training are left out, ids are the original ones.
+    """
     from mml_plugin.serving.recommend import recommend, recommend_all
     from mml_plugin.serving.saved_run import load_run
 

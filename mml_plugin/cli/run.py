@@ -12,7 +12,9 @@ import click
 @click.argument("script", type=click.Path())
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[THE SCRIPT'S OWN ARGUMENTS]...")
 def run(script: str, arguments: tuple[str, ...]) -> None:
-    """Run reczoo's run_expid.py as it is, with our losses known by name and recbox's shims in place.
+    """Run an unmodified reczoo script with our losses.
+
+    They are known to it by name, and recbox's shims are in place.
 
     Everything after SCRIPT goes to the script. Nothing in its folder is changed. reczoo's script changes into its own
     folder, so a relative --config is relative to that folder.

@@ -14,7 +14,7 @@ from mml_plugin.errors import UserError
     "--config",
     "config_dir",
     type=click.Path(path_type=Path),
-    help="Folder of model_config and dataset_config.",
+    help="Folder of model_config and dataset_config; default ./config, of run_expid.py the one beside it.",
 )
 @click.option("--expid", required=True, help="The experiment to run, for example SimpleX_yelp_mml.")
 @click.option("--gpu", type=int, default=-1, show_default=True, help="The GPU index, -1 for the CPU.")
@@ -44,7 +44,10 @@ from mml_plugin.errors import UserError
               help="Append reczoo's summary line to <config folder's name>.csv, here.")  # fmt: skip
 @click.pass_obj
 def train(settings, config_dir: Path | None, thresholds: str | None, **request) -> None:
-    """Train and evaluate one experiment; its folder under --runs holds everything."""
+    """Train and evaluate one experiment.
+
+    Its folder under --runs holds everything.
+    """
     from mml_plugin.experiment.run import RunRequest, run
 
     if thresholds is not None:

@@ -26,15 +26,26 @@ class SeveralValues(click.Command):
 
 @click.command(cls=SeveralValues)
 @click.option("--config", "tuner_file", type=click.Path(path_type=Path), required=True, help="A file of config/tuner.")
-@click.option("--gpu", "gpus", type=int, multiple=True, default=(-1,), help="One worker per value; -1 is the CPU.")
+@click.option(
+    "--gpu",
+    "gpus",
+    type=int,
+    multiple=True,
+    default=(-1,),
+    help="One worker per value (--gpu 0 1, or --gpu -1 -1); -1, the default, is the CPU.",
+)
 @click.option("--tag", help="Run only the cells whose name contains this.")
 @click.option("--script", type=click.Path(path_type=Path), help="What runs a cell; default: mml train.")
-@click.option("--runs", "runs_dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+@click.option("--runs", "runs_dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+              help="Where run folders go, in tuner/NAME.")  # fmt: skip
 @click.option("--engine", default="recbox", show_default=True, help="recbox, the stock pipeline, or fast.")
 @click.option("--protocol", default="paper", show_default=True, help="paper or held-out.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Overrides the configuration's seed.")
 def tune(tuner_file, gpus, tag, script, runs_dir, engine, protocol, seed) -> int:
-    """Run every cell of a grid that has not finished yet; exit 1 when a cell failed."""
+    """Run a grid of experiments; finished ones stay.
+
+    Exit 1 when a cell failed. What the cells train is in the grid's file alone: there is no --set here.
+    """
     from mml_plugin.experiment.tuning import run_grid
 
     runner = [sys.executable, str(script)] if script else None

@@ -349,7 +349,7 @@ def _say_how_to_resume(folder: RunFolder) -> None:
         command = command_line() + (" --resume" if _takes_resume(sys.argv) else "")
         logging.info("Stopped. Go on with: %s%s", start, command)
     else:
-        logging.info("Stopped before the first epoch ended; the same command begins again")
+        logging.info("Stopped before the first checkpoint; the same command begins again")
 
 
 def _takes_resume(argv: Sequence[str]) -> bool:

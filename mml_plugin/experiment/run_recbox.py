@@ -267,6 +267,7 @@ def _finish(
     from mml_plugin.hosts.recbox import evaluation
 
     model, train_gen, valid_gen = parts
+    _check_cache(params)
     users_gen = h5_generator(model.feature_map, stage="test", **params)
     queries, user_vectors, item_vectors = evaluation.vectors(model, users_gen)
     row_of = {query: row for row, query in enumerate(convert.query_index(data.interactions).tolist())}
@@ -302,6 +303,14 @@ def _finish(
         backend="recbox",
         stages=stages,
     )
+
+
+def _check_cache(params: dict[str, Any]) -> None:
+    """recbox reads one of its h5 files only now, after the last epoch."""
+    if not Path(params["test_data"]).is_file():
+        raise UserError(
+            f"{params['test_data']} was deleted while the run went on; --resume builds it anew and finishes"
+        )
 
 
 def _final_test(context: Context, held_out: split.HeldOut, data: RunData, params: dict[str, Any]) -> Any:

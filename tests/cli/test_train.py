@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from mml_plugin.cli import main
 from mml_plugin.experiment import run as runs
 from mml_plugin.experiment.cells import train_words
 from mml_plugin.experiment.run import RunRequest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("text", [",", "0.6,", " ", "0.6;0.9", "high"])
@@ -32,3 +36,15 @@ def test_a_cells_words_ask_for_the_cell(thresholds, more, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     assert main(train_words(asked)) == 0
     assert heard == [asked]
+
+
+@pytest.mark.parametrize("script", ["run_expid.py", "run_param_tuner.py"])
+@pytest.mark.parametrize("words", [["-h"], ["--help"], ["--no-such-option"], []])
+def test_a_script_names_itself_in_its_usage(script, words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    asked = words in (["-h"], ["--help"])
+    assert stop.value.code == (0 if asked else 2)
+    said = capsys.readouterr()
+    assert (said.out if asked else said.err).startswith(f"Usage: {script} [OPTIONS]\n")

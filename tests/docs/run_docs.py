@@ -1,7 +1,7 @@
 """Run every command that README and docs show, or say why not (`make test-docs`).
 
 Fenced ``bash`` and ``python`` blocks are executed in order, file by file, in a temporary copy of this repository;
-``$WORK`` is an empty folder outside it. A block that needs network or hours carries an HTML comment right above it,
+``mktemp`` makes its folders outside it. A block that needs network or hours carries an HTML comment right above it,
 ``<!-- not run: reason -->``, and is listed with its reason. Commands in running text (`` `mml data check NAME` ``)
 and in blocks that are not run are checked: command, options, script or make target must exist.
 """
@@ -85,7 +85,7 @@ def _reason(name: str, body: str, before: list[str]) -> str:
 
 def run_block(block: Block, folder: Path, work: Path) -> str:
     """Execute a block; its output when it failed, "" when it did not."""
-    environment = {**os.environ, "WORK": str(work), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "TMPDIR": str(work), "OMP_NUM_THREADS": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     if block.language == "bash":
         command = ["bash", "-euo", "pipefail", "-c", block.text]

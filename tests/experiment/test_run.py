@@ -19,7 +19,7 @@ from mml_plugin.cli import main
 from mml_plugin.data import split, synthetic
 from mml_plugin.data.importing import import_csv
 from mml_plugin.data.interactions import load
-from mml_plugin.experiment.run import RunRequest, run
+from mml_plugin.experiment.run import Context, RunRequest, run
 from mml_plugin.serving.evaluate import evaluate, split_pairs
 from mml_plugin.serving.saved_run import load_run
 
@@ -390,6 +390,22 @@ def test_what_a_killed_process_left_goes_with_the_next(home, tmp_path, monkeypat
     assert not (folder / "scratch").exists()
     assert [path.name for path in Path("data/.cache").iterdir()] == ["recbox"]
     assert [path.name for path in Path("data/.cache/recbox").iterdir() if path.is_dir()] == [cache.name]
+
+
+def test_a_cache_that_is_deleted_while_a_run_goes_on_is_said_and_made_anew(home, tmp_path, monkeypatch, capsys):
+    shutil.copytree(home / "data" / "synth", tmp_path / "data" / "synth")
+    monkeypatch.chdir(tmp_path)
+    real = Context.on_epoch
+
+    def delete(context, record):
+        real(context, record)
+        shutil.rmtree("data/.cache", ignore_errors=True)
+
+    monkeypatch.setattr(Context, "on_epoch", delete)
+    assert command() == 2
+    assert "test.h5 was deleted while the run went on; --resume builds it anew" in capsys.readouterr().err
+    monkeypatch.setattr(Context, "on_epoch", real)
+    assert command("--resume") == 0
 
 
 def test_a_run_that_trained_keeps_its_folder_when_it_is_refused():

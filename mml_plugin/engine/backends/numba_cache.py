@@ -42,6 +42,8 @@ def ensure() -> None:
         raise CannotStart(_nowhere())
     if f"{__package__}.{KERNELS[0]}" not in sys.modules:  # else what this process compiles is of the files as they were
         drop_outdated(place, [Path(__file__).parent / f"{name}.py" for name in KERNELS] + [Path(philox.__file__)])
+    if not any(place.glob("numba_*.nbi")):
+        logging.info("numba compiles its kernels now, once and within the first epoch, which takes up to a minute")
 
 
 def drop_outdated(place: Path, sources: Sequence[Path]) -> None:
