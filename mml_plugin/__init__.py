@@ -13,7 +13,7 @@ from mml_plugin.errors import UserError
 if TYPE_CHECKING:
     from mml_plugin.registry import available_losses, build_loss, get_spec
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = [
     "UserError",
     "__version__",
