@@ -19,12 +19,16 @@ HEAD = """# Configuration keys
 Written by `python benchmarks/list_keys.py` from `mml_plugin/experiment/schema.py`; do not edit by hand.
 
 What may stand in a block of `config/model_config/` or `config/dataset_config/`, or after `--set`, beside the parameters
-of the loss ([losses.md](losses.md)) and `margin_spec`, a mapping of margins to weights. An empty value is the default;
-an unknown key is refused, with the nearest one.
+of the loss ([losses.md](losses.md)) and `margin_spec`, a mapping of margins to weights. `--set` takes all but `gpu`,
+`model_root`, `model_id` and `data_root`. Where no default stands, an empty value means none; an unknown key is refused,
+with the nearest one.
 
 """
 TYPES = {"string": "text", "boolean": "True or False", "integer": "a whole number", "number": "a number"}
-BOUNDS = {"ge": ">=", "minimum": ">=", "gt": ">", "lt": "<", "le": "<="}
+BOUNDS = {
+    "ge": ">=", "minimum": ">=", "gt": ">", "exclusiveMinimum": ">", "le": "<=", "maximum": "<=", "lt": "<",
+    "exclusiveMaximum": "<",
+}  # fmt: skip
 
 
 def meanings(model: type) -> dict[str, str]:
@@ -49,8 +53,12 @@ def allowed(field: Mapping[str, Any]) -> str:
         return "`l1(x)`, `l2(x)`, `l1_l2(x,y)`"
     if field.get("type") == "array":
         return "a list"
-    bounds = [f"{sign} {field[key]:g}" for key, sign in BOUNDS.items() if key in field and field[key] < 1e6]
+    bounds = [f"{sign} {_shown(field[key])}" for key, sign in BOUNDS.items() if key in field]
     return f"{TYPES.get(field.get('type', ''), 'a mapping')} {', '.join(bounds)}".rstrip()
+
+
+def _shown(bound: float) -> str:
+    return "2^32" if bound == 2**32 else f"{bound:g}"
 
 
 def row(name: str, field: Mapping[str, Any], required: bool, meaning: str) -> list[str]:
@@ -60,12 +68,17 @@ def row(name: str, field: Mapping[str, Any], required: bool, meaning: str) -> li
     return [f"`{name}`", allowed(field), shown, meaning.replace("``", "`")]
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
+def page() -> str:
+    """All of docs/keys.md."""
     found, says = schema.Keys.model_json_schema(), meanings(schema.Keys)
     rows = [row(name, field, name in found["required"], says[name]) for name, field in found["properties"].items()]
+    return HEAD + markdown_table(["key", "allowed", "default", "meaning"], rows, left=4) + "\n"
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with atomic_write(ROOT / "docs" / "keys.md") as stream:
-        stream.write(HEAD + markdown_table(["key", "allowed", "default", "meaning"], rows, left=4) + "\n")
+        stream.write(page())
 
 
 if __name__ == "__main__":

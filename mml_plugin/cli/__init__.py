@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from mml_plugin import __version__
 from mml_plugin.errors import UserError, lacking_memory, nearest
 from mml_plugin.interrupts import interruptible
 from mml_plugin.threads import spin_less_when_busy
@@ -64,7 +65,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup)
-@click.version_option(package_name="mml_plugin", prog_name="mml")
+@click.version_option(__version__, prog_name="mml")
 def cli() -> None:
     """Train and compare contrastive losses for collaborative filtering."""
 
@@ -84,9 +85,9 @@ def main(argv: Sequence[str] | None = None, default_config: Path | None = None, 
     spin_less_when_busy()
     settings = Settings(default_config or Path("config"))
     words = list(sys.argv[1:] if argv is None else argv)
-    program = _command(command) if command else cli
     try:
         with interruptible():
+            program = _command(command) if command else cli
             code = program.main(args=words, standalone_mode=False, obj=settings, **HELP)
     except UserError as error:
         click.echo(f"error: {error}", err=True)

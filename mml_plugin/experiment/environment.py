@@ -10,8 +10,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from mml_plugin import __version__
+
 PACKAGES = (
-    "mml_plugin",
     "torch",
     "numpy",
     "pandas",
@@ -28,7 +29,8 @@ def versions() -> dict[str, str]:
     """Installed versions of the packages that can change a number, absent ones left out."""
     import torch
 
-    found = {"python": platform.python_version()}
+    # Not by its metadata, which an editable installation keeps from when it was made.
+    found = {"python": platform.python_version(), "mml_plugin": __version__}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -156,10 +157,14 @@ def prepare(
     names = _loss_names(losses)
     spaces = {name: tuning_cells(name, cells, seed) for name in names}
     with _prepared_by_one(out):
+        sums = _sums_of_files(train, test, out)
         folder, notes = import_files(train, test, out)
         if suite_keys["protocol"] == "held-out":
             notes += _validation_notes(folder, suite_keys["valid_share"])
         config_dir = write_config(out, folder)
+        # Last: files that are refused, or that a stop keeps from being prepared, may be mended under the same names.
+        with atomic_write(out / "data" / MARK) as stream:
+            json.dump(sums, stream)
     own = {"num_negs": negatives, "epochs": epochs, "patience": patience}
     lines = [
         {
@@ -185,29 +190,26 @@ def prepare(
 
 @contextmanager
 def _prepared_by_one(out: Path) -> Iterator[None]:
-    """Hold ``out`` for this process; what is refused leaves no folder that was not there, parents included.
-
-    Not the import either: the same command with mended files would be refused as a comparison on other data.
-    """
+    """Hold ``out`` for this process; what is refused leaves nothing that was not there, parents included."""
     fresh, lock = [folder for folder in (out, *out.parents) if not folder.exists()], out / ".prepare.lock"
     make_folder(out)
-    try:
-        with writing(out), FileLock(str(lock)):
-            data = out / "data"
-            made = [path for path in (data / DATASET, data / MARK, data) if not path.exists()]
-            try:
-                yield
-            except UserError:
-                for path in made:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-                raise
-    except UserError:
-        if fresh:
-            lock.unlink(missing_ok=True)
-            with suppress(OSError):
-                for folder in fresh:
-                    folder.rmdir()
-        raise
+    with writing(out), FileLock(str(lock)):
+        data = out / "data"
+        made = [path for path in (data / DATASET, data) if not os.path.lexists(path)]
+        try:
+            yield
+        except UserError:
+            _take_back(made, [lock, *fresh] if fresh else [])
+            raise
+
+
+def _take_back(made: Sequence[Path], fresh: Sequence[Path]) -> None:
+    """Remove what is made and, as far as they are empty then, a lock and its folders; a failure is nobody's matter."""
+    for path in made:
+        shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        for path in fresh:
+            path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _model_name(word: str) -> str:
@@ -283,12 +285,8 @@ def _rates(count: int, seed: int) -> list[float]:
     return rates[:count]
 
 
-def import_files(train: Path, test: Path, out: Path) -> tuple[Path, list[str]]:
-    """Import the two files into ``out/data/own`` unless it holds these very files; returns the notes made then.
-
-    Raises:
-        UserError: for missing or unreadable files, and when ``out`` holds a comparison of other ones.
-    """
+def _sums_of_files(train: Path, test: Path, out: Path) -> dict[str, str]:
+    """The files' checksums; refused where they cannot be read, and where ``out`` holds a comparison on other ones."""
     for flag, path in (("train", train), ("test", test)):
         if not path.is_file():
             raise UserError(f"there is no file {path}")
@@ -297,21 +295,27 @@ def import_files(train: Path, test: Path, out: Path) -> tuple[Path, list[str]]:
                 stream.read(1)
         except OSError as error:
             raise UserError(f"--{flag} {path} cannot be read: {error.strerror}") from None
-    folder = out / "data" / DATASET
     path_of = {"train": train, "test": test}
     sums = {name: checksum(path, "sha256") for name, path in path_of.items()}
-    mark = out / "data" / MARK
-    before = _sums_of(mark) or sums
+    before = _sums_of(out / "data" / MARK) or sums
     if before != sums:
         other = next(name for name in sums if before[name] != sums[name])
         raise UserError(
             f"{out} holds a comparison on other data: --{other} {path_of[other]} is not the file it was made from; "
             "give another folder with --out"
         )
-    if not (mark.is_file() and _is_whole(folder)):
+    return sums
+
+
+def import_files(train: Path, test: Path, out: Path) -> tuple[Path, list[str]]:
+    """Import the two files into ``out/data/own`` unless it holds a comparison's; returns the notes made then.
+
+    Raises:
+        UserError: for files that cannot be imported.
+    """
+    folder = out / "data" / DATASET
+    if not ((out / "data" / MARK).is_file() and _is_whole(folder)):
         import_csv(DATASET, train, test, out / "data", drop_cold_users=True, overwrite=True, distinct=True)
-        with atomic_write(mark) as stream:
-            json.dump(sums, stream)
     content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     counts = ", ".join(f"{content[key]:,} {key}" for key in ("users", "items"))
     said = f"{counts}, {content['train']:,} training and {content['test']:,} test interactions. {_tested(folder)}"

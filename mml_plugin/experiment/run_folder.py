@@ -304,7 +304,8 @@ class RunFolder:
     def _files(self) -> list[Path]:
         """All that a run writes, ``result.json`` first, and what was exported from it into its folder."""
         exports = {path.parent.name for place in (self.path, self._earlier) for path in place.glob(f"*/{EXPORT}")}
-        exports.discard(self._whole.name)  # aside, an export of that name would pass for the mark
+        # Aside, an export of the mark's name would pass for it; in a folder of the run's own it goes with that.
+        exports -= {self._whole.name, self.recbox.name, self.events.name}
         return [
             self.result, self.history, self.checkpoint, self.embeddings, self.per_user, self.ids, self.seen, self.log,
             self.config, self.events, self.recbox, *(self.path / name for name in sorted(exports)),

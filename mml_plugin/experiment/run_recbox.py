@@ -306,11 +306,11 @@ def _finish(
 
 
 def _check_cache(params: dict[str, Any]) -> None:
-    """recbox reads one of its h5 files only now, after the last epoch."""
-    if not Path(params["test_data"]).is_file():
-        raise UserError(
-            f"{params['test_data']} was deleted while the run went on; --resume builds it anew and finishes"
-        )
+    """recbox reads these of its h5 files only now, after the last epoch."""
+    for key in ("test_data", "item_corpus"):
+        if not Path(params[key]).is_file():
+            gone = f"{params[key]} was deleted while the run went on"
+            raise UserError(f"{gone}; --resume builds it anew and finishes")
 
 
 def _final_test(context: Context, held_out: split.HeldOut, data: RunData, params: dict[str, Any]) -> Any:

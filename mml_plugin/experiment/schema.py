@@ -124,11 +124,11 @@ class Keys(BaseModel):
     """Read by nothing here."""
     # recbox's MatchingModel
     optimizer: str
-    """A class of ``torch.optim``, in upper or lower case."""
+    """adam, rmsprop, sgd, adagrad, adadelta, adamax, adamw, nadam, radam or asgd, in any letters."""
     learning_rate: Rate
     """Of the first epoch."""
     metrics: list[str] = Field(min_length=1)
-    """Recall, nRecall, Precision, F1, DCG, NDCG, HitRate, MRR or MAP, as ``Recall(k=20)``."""
+    """``Recall(k=20)``; nRecall, Precision, F1, DCG, NDCG, HitRate, MRR, MAP; fast engine: StandardMRR, StandardMAP."""
     monitor: Annotated[str | dict[str, Finite], AfterValidator(_some_weight)]
     """The metric that chooses the best epoch, or a mapping of metrics to weights."""
     monitor_mode: Literal["max", "min"] = "max"
@@ -157,14 +157,14 @@ class Keys(BaseModel):
     sampling_num_process: Count = 1
     """Processes that draw negatives, in recbox."""
     fix_sampling_seeds: bool = True
-    """Draw them from the seed, in recbox."""
+    """Where several processes draw, each epoch from seeds of its own, in recbox; then only True."""
     ignore_pos_items: bool = False
     """Never draw a training item of the user."""
     compress_duplicate_items: bool | None = None
     """Broken in recbox; only False."""
     # recbox's encoder and files
     data_root: str
-    """Where the data sets are."""
+    """Read from foreign configurations; train_data, valid_data and item_corpus say where the data are."""
     data_format: Literal["csv"]
     """The format of the files that recbox reads."""
     train_data: str

@@ -14,6 +14,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "keys.md"
 
 def test_every_key_has_a_line_with_its_meaning():
     lines = re.findall(r"^\| `(\w+)` +\| (.+?) +\| (.*?) *\| (.+?) +\|$", PAGE.read_text("utf-8"), re.M)
+    assert PAGE.read_text("utf-8") == list_keys.page()
     says = list_keys.meanings(Keys)
     assert [name for name, *_ in lines] == list(Keys.model_fields) == list(says)
     assert {name: meaning for name, *_, meaning in lines} == {k: text.replace("``", "`") for k, text in says.items()}

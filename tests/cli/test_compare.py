@@ -130,15 +130,18 @@ def test_own_files(files, capsys):
 
 
 def test_an_import_with_items_in_two_orders_is_made_again(files):
-    train, test, out = Path("my_train.csv"), Path("my_test.csv"), Path("out")
-    folder, _ = own_data.import_files(train, test, out)
+    def prepare():
+        own_data.prepare(Path("my_train.csv"), Path("my_test.csv"), ["ccl", "mml"], Path("out"))
+
+    folder = Path("out/data/own")
+    prepare()
     corpus = folder / "item_corpus.csv"
     whole, made = corpus.read_text(), (folder / "dataset.json").stat().st_mtime_ns
-    own_data.import_files(train, test, out)
+    prepare()
     assert (folder / "dataset.json").stat().st_mtime_ns == made
     header, *ids = whole.splitlines()
     corpus.write_text("\n".join([header, *reversed(ids)]) + "\n")
-    own_data.import_files(train, test, out)
+    prepare()
     assert corpus.read_text() == whole
 
 
@@ -314,6 +317,29 @@ def test_mended_files_may_take_the_name_of_refused_ones(files):
         assert set(files.rglob("*")) - {files / "there" / ".prepare.lock"} == before
         shutil.copy(files / "my_train.csv", files / "few.csv")
         own_data.prepare(Path("few.csv"), Path("my_test.csv"), ["ccl", "mml"], Path(out))
+
+
+def test_files_whose_import_was_stopped_may_be_mended(files, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(own_data, "_validation_notes", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            own_data.prepare(Path("few.csv"), Path("my_test.csv"), ["ccl", "mml"], Path("out"))
+    shutil.copy(files / "my_train.csv", files / "few.csv")
+    assert "60 users" in own_data.prepare(Path("few.csv"), Path("my_test.csv"), ["ccl", "mml"], Path("out")).notes[1]
+
+
+def test_what_cannot_be_taken_back_hides_no_refusal(files):
+    (files / "out").mkdir()
+    (files / "out" / "data").symlink_to(files / "elsewhere")
+    with pytest.raises(UserError, match="leaves no validation item"):
+        own_data.prepare(Path("few.csv"), Path("my_test.csv"), ["ccl", "mml"], Path("out"))
+    (files / "out" / "data").unlink()
+    (files / "out" / "data").touch()
+    with pytest.raises(UserError, match="out/data: it is a file, not a folder"):
+        own_data.prepare(Path("few.csv"), Path("my_test.csv"), ["ccl", "mml"], Path("out"))
 
 
 def test_every_loss_gets_as_many_different_cells():

@@ -307,8 +307,10 @@ def test_a_gradient_of_a_broken_off_step_is_forgotten(golden_params, monkeypatch
 def late_names(trainer):
     """What an epoch would delay: "users", "items"."""
     tables = {id(trainer.model.user_table): "users", id(trainer.model.item_table): "items"}
-    found = late_tables.seldom_read(trainer.model, trainer._parameters, trainer.settings, trainer.tower.needs_history)
-    return sorted(tables[id(trainer._parameters[name])] for name in found)
+    trainer._delay()
+    found = sorted(tables[id(trainer._parameters[name])] for name in trainer._reads)
+    trainer._settle()
+    return found
 
 
 def test_a_table_of_sixteen_times_what_a_batch_reads_is_late(golden_params):

@@ -111,6 +111,19 @@ def test_a_damaged_history_is_named_before_anything_is_trained(tmp_path, left, s
     History(path, ["Recall(k=20)"]).load(1)
 
 
+@pytest.mark.parametrize("name", ["recbox", "tensorboard"])
+def test_an_export_in_a_folder_of_the_run_goes_with_it(name, tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_result({"a": 1})
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "export.json").write_text("{}")
+    folder.set_aside()
+    assert not (tmp_path / name).exists()
+    folder.tidy()
+    assert folder.finished
+    assert (tmp_path / name / "export.json").is_file()
+
+
 def test_an_export_by_the_name_of_the_mark_stays_where_it_is(tmp_path):
     folder = RunFolder(tmp_path)
     folder.write_result({"a": 1})

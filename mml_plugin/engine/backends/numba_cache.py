@@ -43,7 +43,7 @@ def ensure() -> None:
     if f"{__package__}.{KERNELS[0]}" not in sys.modules:  # else what this process compiles is of the files as they were
         drop_outdated(place, [Path(__file__).parent / f"{name}.py" for name in KERNELS] + [Path(philox.__file__)])
     if not any(place.glob("numba_*.nbi")):
-        logging.info("numba compiles its kernels now, once and within the first epoch, which takes up to a minute")
+        _say_that_it_compiles()
 
 
 def drop_outdated(place: Path, sources: Sequence[Path]) -> None:
@@ -90,6 +90,14 @@ def _temporary_folder() -> str:
         "NUMBA_CACHE_DIR to one that can be written"
     )
     return folder
+
+
+@cache
+def _say_that_it_compiles() -> None:
+    """Once in a process: the kernels are there only after their first use."""
+    logging.info(
+        "numba compiles each of its kernels at its first use on this machine: up to a minute in the first epoch"
+    )
 
 
 def _nowhere() -> str:
