@@ -62,7 +62,7 @@ def compare(
     """
     from mml_plugin.devices import resolve_device
     from mml_plugin.experiment.cells import Matcher
-    from mml_plugin.experiment.run import RunRequest, command_line
+    from mml_plugin.experiment.run import RunRequest, check_request, command_line
     from mml_plugin.experiment.side_by_side import exit_code, run_cells, write_report
     from mml_plugin.report.needs import check_installed
     from mml_plugin.report.spec import Spec
@@ -71,8 +71,7 @@ def compare(
     device = resolve_device(options["gpu"])
     _check_engine(options["engine"], options["backend"], device)
     protocol = options["protocol"] = options["protocol"] or ("paper" if train is None else "held-out")
-    if protocol == "paper" and options["valid_share"] != RunRequest.valid_share:
-        raise UserError("--valid-share is for --protocol held-out; the protocol paper has no validation split")
+    check_request(RunRequest("", Path(), protocol=protocol, valid_share=options["valid_share"]))
     matcher = Matcher(options["any_machine"])
     if train is None and test is None and losses is None:
         given = [flag for key, flag in EXTRA.items() if options[key] is not None]

@@ -39,14 +39,19 @@ class SeveralValues(click.Command):
 @click.option("--runs", "runs_dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
               help="Where run folders go, in tuner/NAME.")  # fmt: skip
 @click.option("--engine", default="recbox", show_default=True, help="recbox, the stock pipeline, or fast.")
+@click.option("--backend", default="auto", show_default=True,
+              help="How the fast engine computes: numba, triton, torch, reference; auto picks.")  # fmt: skip
 @click.option("--protocol", default="paper", show_default=True, help="paper or held-out.")
+@click.option("--valid-share", type=click.FloatRange(0, 0.5, min_open=True), default=0.1, show_default=True,
+              help="Share of each user's training items that held-out carves away.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Overrides the configuration's seed.")
-def tune(tuner_file, gpus, tag, script, runs_dir, engine, protocol, seed) -> int:
+def tune(tuner_file: Path, gpus: tuple[int, ...], tag: str | None, script: Path | None, **request) -> int:
     """Run a grid of experiments; finished ones stay.
 
     Exit 1 when a cell failed. What the cells train is in the grid's file alone: there is no --set here.
     """
+    from mml_plugin.experiment.run import RunRequest
     from mml_plugin.experiment.tuning import run_grid
 
     runner = [sys.executable, str(script)] if script else None
-    return run_grid(tuner_file, gpus, runs_dir, runner, engine=engine, protocol=protocol, seed=seed, tag=tag)
+    return run_grid(tuner_file, gpus, RunRequest(expid="", config_dir=Path(), **request), runner, tag=tag)

@@ -134,10 +134,7 @@ def run(request: RunRequest) -> RunFolder:
             ``overwrite``, an unfinished one without ``resume`` or ``overwrite``.
         KeyboardInterrupt: after Ctrl-C, with the way to resume logged.
     """
-    check_choice("engine", request.engine, ENGINES)
-    check_choice("protocol", request.protocol, PROTOCOLS)
-    if request.protocol == "paper" and request.valid_share != RunRequest.valid_share:
-        raise UserError("--valid-share is for --protocol held-out; the protocol paper has no validation split")
+    check_request(request)
     experiment = load_experiment(request.config_dir, request.expid, request.overrides)
     check_overrides(experiment.overridden)
     if request.seed is not None and "seed" in experiment.overridden:
@@ -172,6 +169,18 @@ def run(request: RunRequest) -> RunFolder:
                 folder.take_back(made)
             raise
     return folder
+
+
+def check_request(request: RunRequest) -> None:
+    """Refuse an unknown engine or protocol, and a share of validation where none is carved away.
+
+    Raises:
+        UserError: with the nearest name, or with what the share is for.
+    """
+    check_choice("engine", request.engine, ENGINES)
+    check_choice("protocol", request.protocol, PROTOCOLS)
+    if request.protocol == "paper" and request.valid_share != RunRequest.valid_share:
+        raise UserError("--valid-share is for --protocol held-out; the protocol paper has no validation split")
 
 
 def check_overrides(keys: Iterable[str], where: str = "") -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 import logging
 import math
 import queue
@@ -20,7 +21,8 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,11 +34,11 @@ from tqdm import tqdm
 from mml_plugin.data.interactions import load
 from mml_plugin.devices import resolve_device
 from mml_plugin.errors import UserError, nearest
-from mml_plugin.experiment.cells import DONE, ELSEWHERE, FAILED, is_locked, running_elsewhere
+from mml_plugin.experiment.cells import DONE, ELSEWHERE, FAILED, is_locked, running_elsewhere, train_words
 from mml_plugin.experiment.config import Experiment, config_files, load_experiment
 from mml_plugin.experiment.identity import canonical_hash
-from mml_plugin.experiment.run import DATA_KEYS, ENGINES, PROTOCOLS, RunRequest, check_choice
-from mml_plugin.experiment.run_folder import FolderInUse, RunFolder, folder_name
+from mml_plugin.experiment.run import DATA_KEYS, ENGINES, RunRequest, check_request, run_folder_of
+from mml_plugin.experiment.run_folder import FolderInUse, RunFolder
 from mml_plugin.experiment.schema import known_keys
 from mml_plugin.experiment.yaml_blocks import read_blocks, read_document
 from mml_plugin.files import atomic_write, make_folder
@@ -91,12 +93,9 @@ def _fingerprint(folder: Path) -> str:
 def run_grid(
     tuner_file: Path,
     gpus: Sequence[int],
-    runs_dir: Path,
+    template: RunRequest,
     runner: Sequence[str] | None = None,
     *,
-    engine: str = "recbox",
-    protocol: str = "paper",
-    seed: int | None = None,
     tag: str | None = None,
 ) -> int:
     """Validate all cells, run those without a result, write a table.
@@ -105,9 +104,9 @@ def run_grid(
         tuner_file: YAML with ``base_config``, ``base_expid`` and ``tuner_space``, and perhaps ``dataset_id``, which
             takes the place of the base experiment's.
         gpus: one worker per entry, -1 for the CPU.
-        runs_dir: where run folders and the grid's own folder (``tuner/<name>``) go.
-        runner: the command that runs one cell, reczoo's flags appended; None is ``mml train``.
-        engine, protocol, seed: passed on.
+        template: what every cell is asked for, apart from its name, its configuration and its GPU. Run folders go to
+            its ``runs_dir``, the grid's own files to ``tuner/<name>`` there.
+        runner: the command that runs one cell, ``mml train``'s flags appended; None is ``mml train``.
         tag: run only cells whose name contains it.
 
     Returns:
@@ -115,29 +114,28 @@ def run_grid(
 
     Raises:
         UserError: for a malformed tuner file, a cell that does not validate or that the engine cannot run (its data
-            not there, for one), an unknown engine or protocol, and a GPU that is not there. Nothing is written then.
+            not there, for one), an unknown engine or protocol, a backend that cannot run and a GPU that is not there.
+            Nothing is written then.
     """
     for gpu in gpus:
         resolve_device(gpu)
-    check_choice("engine", engine, ENGINES)
-    check_choice("protocol", protocol, PROTOCOLS)
+    check_request(template)
     space = read_space(tuner_file)
     with tempfile.TemporaryDirectory() as folder:
         for experiment in expand(tuner_file, space, Path(folder))[1]:
             if runner is None:
-                importlib.import_module(ENGINES[engine]).check(experiment, RunRequest(experiment.expid, Path(folder)))
-    work = make_folder(Path(runs_dir) / "tuner" / Path(tuner_file).stem)
+                engine = importlib.import_module(ENGINES[template.engine])
+                for gpu in set(gpus):
+                    engine.check(experiment, replace(template, expid=experiment.expid, gpu=gpu))
+    work = make_folder(Path(template.runs_dir) / "tuner" / Path(tuner_file).stem)
     config_dir, experiments = expand(tuner_file, space, work)
-    cells = []
-    for experiment in experiments:
-        run_name = folder_name(engine, protocol, experiment.params["seed"] if seed is None else seed)
-        cells.append(_cell(experiment, space, runs_dir, work, run_name))
+    template = replace(template, config_dir=config_dir)
+    cells = [_cell(experiment, space, replace(template, expid=experiment.expid), work) for experiment in experiments]
     cells = [cell for cell in cells if not tag or tag in cell.expid]
     if not cells:
         raise UserError(f"--tag {tag!r} matches none of the {len(experiments)} cells")
-    flags = ["--config", str(config_dir), "--runs", str(runs_dir), "--engine", engine, "--protocol", protocol]
-    flags += ["--seed", str(seed)] if seed is not None else []
-    states = _run_cells([c for c in cells if not c.result.is_file()], gpus, [*(runner or MML_TRAIN), *flags])
+    protocol = template.protocol
+    states = _run_cells([c for c in cells if not c.result.is_file()], gpus, template, runner or MML_TRAIN)
     obstacles = {cell: cell.obstacle(_measured(protocol)) for cell in cells if cell.result.is_file()}
     states |= {cell: state for cell, (state, _) in obstacles.items() if state}
     table = write_table(cells, states, work / "cells.csv", experiments[0].params, protocol)
@@ -257,7 +255,9 @@ def _enumerate(base: Experiment, base_dir: Path, space: dict[str, list[Any]]) ->
         (Path(folder) / "model_config.yaml").write_text(
             yaml.safe_dump({"Base": {}, base.expid: model}), encoding="utf-8"
         )
-        made = yaml.safe_load((Path(enumerate_params(str(file))) / "model_config.yaml").read_text(encoding="utf-8"))
+        with redirect_stdout(io.StringIO()):  # it says that it is done, once for each look at the grid
+            products = Path(enumerate_params(str(file)))
+        made = yaml.safe_load((products / "model_config.yaml").read_text(encoding="utf-8"))
     blocks = [made[name] for name in sorted(made)]
     return [{**block, "dataset_id": base.params["dataset_id"]} for block in blocks]
 
@@ -271,17 +271,17 @@ def _fuxictr_enumerator() -> Any:
     return enumerate_params
 
 
-def _cell(experiment: Experiment, space: dict[str, Any], runs_dir: Path, work: Path, run_name: str) -> Cell:
-    folder = Path(runs_dir) / experiment.expid / run_name
+def _cell(experiment: Experiment, space: dict[str, Any], request: RunRequest, work: Path) -> Cell:
+    folder = run_folder_of(experiment, request).path
     choice = {key: experiment.params.get(key) for key in space if key != "margin_spec"}
     if "margin_spec" in space:
         pairs = zip(experiment.params["margins"], experiment.params["margin_weights"])
         choice["margin_spec"] = " ".join(f"{margin:g}:{weight:g}" for margin, weight in pairs)
     data = Path(experiment.params["train_data"]).parent
-    return Cell(experiment.expid, choice, folder / "result.json", work / f"{experiment.expid}.{run_name}.log", data)
+    return Cell(experiment.expid, choice, folder / "result.json", work / f"{experiment.expid}.{folder.name}.log", data)
 
 
-def _run_cells(cells: list[Cell], gpus: Sequence[int], command: Sequence[str]) -> dict[Cell, str]:
+def _run_cells(cells: list[Cell], gpus: Sequence[int], template: RunRequest, runner: Sequence[str]) -> dict[Cell, str]:
     """Run the cells, one per free GPU; returns the state of those without a result. Ctrl-C stops the children."""
     free: queue.Queue[int] = queue.Queue()
     for gpu in gpus:
@@ -310,10 +310,10 @@ def _run_cells(cells: list[Cell], gpus: Sequence[int], command: Sequence[str]) -
             free.put(gpu)
 
     def train(cell: Cell, gpu: int) -> bool:
-        resume = ["--resume"] if (cell.result.parent / "checkpoint.pt").is_file() else []
+        resume = (cell.result.parent / "checkpoint.pt").is_file()
+        flags = train_words(replace(template, expid=cell.expid, gpu=gpu, resume=resume))[1:]
         with open(cell.log, "w", encoding="utf-8") as stream:
-            words = [*command, "--expid", cell.expid, "--gpu", str(gpu), *resume]
-            process = subprocess.Popen(words, stdout=stream, stderr=subprocess.STDOUT)
+            process = subprocess.Popen([*runner, *flags], stdout=stream, stderr=subprocess.STDOUT)
             running.add(process)
             code = process.wait()
             running.discard(process)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
 import os
 import re
 import shutil
@@ -124,6 +125,10 @@ def test_nothing_runs_when_a_cell_is_wrong(tmp_path, change, says, capsys, monke
     [
         (["--engine", "fst"], "--engine 'fst' is unknown; did you mean 'fast'"),
         (["--protocol", "heldout"], "--protocol 'heldout' is unknown; did you mean 'held-out'"),
+        (["--valid-share", "0.2"], "--valid-share is for --protocol held-out"),
+        (["--backend", "numba"], "--backend numba is the fast engine's; add --engine fast"),
+        (["--engine", "fast", "--backend", "nmba"], "did you mean 'numba'"),
+        (["--engine", "fast", "--backend", "triton"], "--backend triton cannot be used on cpu"),
         ([], "get the data with: mml data synth"),
         (["--engine", "fast"], "get the data with: mml data synth"),
     ],
@@ -260,6 +265,20 @@ def test_a_cell_that_another_tuner_runs_is_left_to_it(tmp_path, monkeypatch, cap
         said = capsys.readouterr().out
         assert "0 of 4 cells have a result" in said
         assert said.count("it has no validation_metrics; remove its folder") == 4
+
+
+def test_what_cells_are_asked_for_is_passed_on_and_a_share_has_folders_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    synthetic.generate(tmp_path / "data" / "synth", users=30, items=70, seed=3)
+    content = {"base_config": str(CONFIG), "base_expid": "MF_tiny_mml"}
+    Path("space.yaml").write_text(yaml.safe_dump({**content, "tuner_space": {"epochs": [1], "num_negs": [3]}}))
+    words = ["tune", "--config", "space.yaml", "--engine", "fast", "--backend", "reference", "--protocol", "held-out"]
+    assert main([*words, "--seed", "5"]) == 0
+    assert main([*words, "--seed", "5", "--valid-share", "0.2"]) == 0
+    results = [json.loads(path.read_text()) for path in Path("runs").glob("*/*/result.json")]
+    assert [(r["backend"], r["seed"], r["protocol"]) for r in results] == [("reference", 5, "held-out")] * 2
+    shares = sorted(1 - r["data"]["trained_on"] / r["data"]["train"] for r in results)
+    assert shares[1] > 1.5 * shares[0]
 
 
 def test_a_finished_cell_that_a_killed_process_set_aside_is_not_run_again(tmp_path, monkeypatch, capsys):

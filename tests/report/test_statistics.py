@@ -38,7 +38,7 @@ def test_no_spread_is_no_certainty():
 
 
 def test_bootstrap_of_three_users_equals_all_27_resamples():
-    first, second = np.zeros(3), np.array([-1.0, 1.0, 4.0])
+    first, second = np.zeros(3), np.array([-1.0, 1.0, 2.0])  # 3 of the 27 sums are exactly 0 and count on both sides
     every = [np.mean([second[i] for i in draw]) for draw in itertools.product(range(3), repeat=3)]
     found = paired_bootstrap(first, second, resamples=200_000)
     exact = 2 * min(np.mean(np.less_equal(every, 0)), np.mean(np.greater_equal(every, 0)))
@@ -46,15 +46,29 @@ def test_bootstrap_of_three_users_equals_all_27_resamples():
     assert found.difference == pytest.approx(second.mean())
 
 
-def test_bootstrap_interval_is_near_the_normal_one_for_many_users():
+def test_bootstrap_p_value_has_the_add_one_correction_and_is_at_most_1():
+    assert paired_bootstrap(np.zeros(2), np.ones(2), resamples=99).p_value == 2 / 100
+    assert paired_bootstrap(np.zeros(2), -np.ones(2), resamples=99).p_value == 2 / 100
+    assert paired_bootstrap(np.zeros(2), np.zeros(2), resamples=99).p_value == 1
+
+
+def test_one_user_is_not_resampled():
+    found = paired_bootstrap(np.zeros(1), np.ones(1))
+    assert (found.difference, found.p_value, found.count) == (1, None, 1)
+    assert np.isnan([found.low, found.high]).all()
+
+
+# 20,000 users are resampled in more than one chunk.
+@pytest.mark.parametrize(("users", "resamples"), [(4000, 10_000), (20_000, 2500)])
+def test_bootstrap_interval_is_near_the_normal_one_for_many_users(users, resamples):
     rng = np.random.default_rng(0)
-    first = rng.random(4000)
-    second = first + rng.normal(0.01, 0.2, 4000)
-    found = paired_bootstrap(first, second)
-    error = (second - first).std() / np.sqrt(4000)
+    first = rng.random(users)
+    second = first + rng.normal(0.01, 0.2, users)
+    found = paired_bootstrap(first, second, resamples=resamples)
+    error = (second - first).std() / np.sqrt(users)
     assert found.low == pytest.approx(found.difference - 1.96 * error, abs=0.1 * error)
     assert found.high == pytest.approx(found.difference + 1.96 * error, abs=0.1 * error)
-    assert paired_bootstrap(first, second) == found
+    assert paired_bootstrap(first, second, resamples=resamples) == found
 
 
 def test_holm_is_the_step_down_formula_and_skips_holes():
