@@ -36,6 +36,7 @@ def spec_of(suite: Suite, name: str) -> Spec:
         suite.about,
         suite.kind,
         paper=paper_of(suite, name),
+        source="published" if suite.paper == "anchors" else "paper",
         stop_epochs=read_csv(PAPER / "table2_stop_epochs.csv") if suite.paper == "table2_models" else [],
         early_stop=suite.early_stop,
         rebuild=f"python benchmarks/report.py {name}",

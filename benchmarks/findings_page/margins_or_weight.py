@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from findings_page.words import both_metrics
-from mml_plugin.report.comparison import METRICS, Group, Line, groups_of, monitor, percent
+from collections.abc import Mapping, Sequence
+
+from findings_page.words import ANYTHING, both_metrics, value_of
+from mml_plugin.report.comparison import METRICS, Group, Line, groups_of, monitor, ranked
 from mml_plugin.report.families import cells_with_result, labels_of
+from mml_plugin.report.gain import Gain
 from mml_plugin.report.pool import Pool
 from mml_plugin.report.rows import Rows
 from mml_plugin.report.table import markdown_table
-from mml_plugin.report.words import NOT_RUN, rounded, short, signed
+from mml_plugin.report.words import NOT_RUN, rounded, short
+
+RETUNED = ("CCL published", "CCL re-tuned", "MML published", "MML re-tuned")
+AGAINST = (("CCL published", "CCL re-tuned"), ("CCL re-tuned", "MML published"), ("CCL re-tuned", "MML re-tuned"))
 
 
 def ablation(pool: Pool) -> str:
     """What several margins buy over the best re-tuned single one, in a sentence per number of negatives."""
     rows = pool.suites.get("ablation")
-    sentences = []
+    sentences, stood = [], []
     for group in groups_of(rows.done()) if rows else []:
         counts = cells_with_result(rows, group.name) if rows else {}
         if any(found < asked for found, asked in counts.values()):
@@ -30,7 +36,9 @@ def ablation(pool: Pool) -> str:
             f"{_tried(rows, group.name, one)} against {_tried(rows, group.name, several)}, both chosen on validation, "
             "measured on test."
         )
-        sentences += _as_published(rows, group.name, one)
+        ranks = [f"{line.name} {rank}" for line in families if (rank := _rank(pool, group.name, line))]
+        stood += [f"{group.name}, {', '.join(ranks)}"] if ranks else []
+    sentences += _near_the_cut(stood)
     sentences += _first_round(pool.suites.get("ablation15"))
     return "\n\n".join(sentences) or NOT_RUN.capitalize() + "."
 
@@ -42,24 +50,52 @@ def _families(group: Group) -> tuple[Line, Line] | None:
     return (lines[names[0]], lines[names[1]]) if set(lines) == set(names) else None
 
 
-def _as_published(rows: Rows | None, group: str, tuned: Line) -> list[str]:
-    """What the cells without an override reach on the same split, screened out or not, and what tuning gained."""
-    lines: dict[str, Line] = {}
-    for row in rows.cells if rows else []:
-        if row["state"] == "outdated" or row["group"] != group or row["settings"]:
-            continue
-        if all(row[metric] for metric in METRICS):
-            lines.setdefault(row["loss"], Line(row["loss"], {})).runs[row["seed"]] = row
-    if not lines:
+def _near_the_cut(stood: Sequence[str]) -> list[str]:
+    """How the chosen cells stood after the short runs that decided what got a whole one."""
+    if not stood:
         return []
-    reached = ", ".join(f"{loss} {both_metrics(line)}" for loss, line in lines.items())
-    names = " / ".join(short(metric) for metric in METRICS)
-    said = f"{group}, whole runs of the published settings on the same split: {reached} ({names}, test)."
-    before = lines.get(tuned.first["loss"])
-    gains = [percent(before, tuned, metric) for metric in METRICS] if before else []
-    if gains and all(gain is not None for gain in gains):
-        said += f" Re-tuning alone gives {tuned.first['loss']} {' / '.join(map(signed, gains))}."
-    return [said]
+    return [
+        f"Where the chosen cells stood when the others were left out: {'; '.join(stood)}. A family whose chosen cell "
+        "was the last that got a whole run may have lost a better one so, and the other may buy less over it than this."
+    ]
+
+
+def _rank(pool: Pool, group: str, line: Line) -> str:
+    """``3 of 25 after 15 epochs``: where the chosen cell stood when the others were screened out."""
+    rows = pool.suites.get("ablation15")
+    cells = [row for row in rows.done() if (row["group"], row["family"]) == (group, line.name)] if rows else []
+    if line.first["label"] not in {row["label"] for row in cells}:
+        return ""
+    labels = [cell.name for cell in ranked([Line(row["label"], {row["seed"]: row}) for row in cells])]
+    return f"{labels.index(line.first['label']) + 1} of {len(labels)} after {cells[0]['max_epochs']} epochs"
+
+
+def retuned(pool: Pool) -> str:
+    """What was published and what tuning chose, on one split, and MML against the re-tuned CCL."""
+    lines = []
+    for name, found in _retuned_groups(pool).items():
+        for metric in METRICS:
+            values = [value_of(found.get(label), metric) for label in RETUNED]
+            gains = [_gain(pool, found, pair, metric).words() for pair in AGAINST]
+            lines.append([name, short(metric), *values, *gains])
+    header = ["held-out", "metric", *RETUNED, *(f"{second} to {first}" for first, second in AGAINST)]
+    return markdown_table(header, lines, left=2) if lines else NOT_RUN.capitalize() + "."
+
+
+def against_retuned(pool: Pool) -> list[str]:
+    """Whether the published MML is above the re-tuned CCL: a verdict per number of negatives and metric."""
+    groups = _retuned_groups(pool).values()
+    return [_gain(pool, found, AGAINST[1], metric).verdict(ANYTHING) for found in groups for metric in METRICS]
+
+
+def _retuned_groups(pool: Pool) -> dict[str, dict[str, Line]]:
+    rows = pool.suites.get("retuned")
+    return {group.name: {line.name: line for line in group.lines} for group in groups_of(rows.done() if rows else [])}
+
+
+def _gain(pool: Pool, lines: Mapping[str, Line], pair: tuple[str, str], metric: str) -> Gain:
+    first, second = (lines.get(label) for label in pair)
+    return Gain(None) if first is None or second is None else pool.gain_of(first, second, metric)
 
 
 def _first_round(rows: Rows | None) -> list[str]:
@@ -88,13 +124,11 @@ def _tried(rows: Rows | None, group: str, line: Line) -> str:
 
 def readme_ablation(pool: Pool) -> str:
     """The README's table of it, of what is finished; empty where nothing is."""
-    rows, lines = pool.suites.get("ablation"), []
-    for group in groups_of(rows.done()) if rows else []:
-        families, counts = _families(group), cells_with_result(rows, group.name) if rows else {}
-        if families and all(found == asked for found, asked in counts.values()):
-            one, several = families
-            gains = [pool.gain_of(one, several, metric).words() for metric in METRICS]
-            lines.append([group.name, both_metrics(one), both_metrics(several), *gains])
-    asked = "margins or weight? Both tuned, held-out"
-    header = [asked, "best single margin", "several margins", *(short(metric) for metric in METRICS)]
+    lines = [
+        [name, *(both_metrics(found.get(label)) for label in RETUNED),
+         *(_gain(pool, found, pair, METRICS[0]).words() for pair in AGAINST[1:])]
+        for name, found in _retuned_groups(pool).items()
+    ]  # fmt: skip
+    header = ["held-out, Recall@20 / NDCG@20", *RETUNED]
+    header += [f"{second} to {first}, Recall@20" for first, second in AGAINST[1:]]
     return markdown_table(header, lines) if lines else ""

@@ -37,6 +37,16 @@ def gains_at_10() -> list[Comparison]:
     ]  # fmt: skip
 
 
+def gains_over_mse() -> list[Comparison]:
+    """As :func:`gains_at_10`, of MML over MSE at 100 negatives."""
+    found = []
+    for data, folder in FOLDERS.items():
+        rows = {r["loss"]: r for r in printed("table4_losses") if r["dataset"] == folder}
+        gains = [printed_gain(rows["MSE"], rows["MML"], column) for column in COLUMNS]
+        found.append((f"MF, {DATASETS[data]}", f"MF_{data}_mse", f"MF_{data}_mml", gains))
+    return found
+
+
 def gains_at_100() -> list[Comparison]:
     """As :func:`gains_at_10`, of both models at 100 negatives without early stopping."""
     found = []

@@ -26,13 +26,13 @@ NEVER = "never"
 
 def anchors(pool: Pool) -> str:
     """The published figures with their settings, and what the same settings reach here."""
-    lines, logs = [], {name_of(log): log for log in printed("anchor_logs")}
+    lines = []
     for anchor in printed("anchors"):
-        line, log = in_setting(pool, anchor), logs.get(name_of(anchor), anchor)
+        line = in_setting(pool, anchor)
         values = [
             cell
             for metric, column in zip(METRICS, COLUMNS)
-            for cell in (anchor[column], _beside(log[column], line, metric))
+            for cell in (anchor[column], _beside(anchor[column], line, metric))
         ]
         lines.append([name_of(anchor), *values, anchor["setting"], anchor["source"]])
     header = ["published", "Recall@20", "here", "NDCG@20", "here", "setting", "source"]
@@ -40,10 +40,12 @@ def anchors(pool: Pool) -> str:
 
 
 def _beside(published: str, line: Line | None, metric: str) -> str:
-    """What came out here, and by how much it differs from the figure with as many digits as there are."""
+    """What came out here, to as many digits as were published, and by how much it differs from that."""
     mean = None if line is None else line.mean(metric)
-    apart = "" if mean is None else f" ({signed(100 * (mean / float(published) - 1))})"
-    return value_of(line, metric) + apart
+    if mean is None:
+        return value_of(line, metric)
+    digits = len(published.partition(".")[2])
+    return f"{rounded(mean, digits)} ({signed(100 * (mean / float(published) - 1))})"
 
 
 def name_of(anchor: Row) -> str:

@@ -9,6 +9,7 @@ from mml_plugin.report.table import markdown_table
 from mml_plugin.report.words import NOT_MEASURED, NOT_RUN, rounded
 
 EPOCHS_LOST = "its epochs are not kept"
+ANYTHING = 1e-6  # percent: what is claimed where the paper has no figure that a gain could be half of
 Section = tuple[str, list[str]]  # a claim's text, and the verdict of each row of its table
 
 

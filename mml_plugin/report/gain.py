@@ -38,11 +38,13 @@ class Gain:
     missing: str = NOT_RUN
 
     def words(self) -> str:
-        """``+4.12 % (users: +3.1 to +5.0 %; 3 seeds: sd 0.3 %)``."""
+        """``+4.12 % (users: +3.11 to +5.00 %; 3 seeds: sd 0.30 %, t +3.40 to +4.80 %)``."""
         if self.percent is None:
             return self.missing
         users = "" if math.isnan(self.low) else f"users: {self.low:+.2f} to {self.high:+.2f} %; "
         noise = "1 seed" if self.sd is None else f"{self.seeds} seeds: sd {self.sd:.2f} %"
+        if not math.isnan(self.t_low):
+            noise += f", t {self.t_low:+.2f} to {self.t_high:+.2f} %"
         return f"{signed(self.percent)} ({users}{noise})"
 
     @property

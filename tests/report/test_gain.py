@@ -44,9 +44,9 @@ def test_verdicts_follow_the_rule():
 
 
 def test_words():
-    assert (
-        Gain(4.123, 3, 0.304, 3.111, 5.0, 3.4, 4.8).words() == "+4.12 % (users: +3.11 to +5.00 %; 3 seeds: sd 0.30 %)"
-    )
+    both = Gain(4.123, 3, 0.304, 3.111, 5.0, 3.4, 4.8).words()
+    assert both == "+4.12 % (users: +3.11 to +5.00 %; 3 seeds: sd 0.30 %, t +3.40 to +4.80 %)"
+    assert Gain(4.0, 2, 0.3, 3.0, 5.0).words() == "+4.00 % (users: +3.00 to +5.00 %; 2 seeds: sd 0.30 %)"
     assert Gain(-4.0, 1).words() == "-4.00 % (1 seed)"
     assert Gain(None).words() == "not run yet"
 

@@ -24,6 +24,7 @@ class _Columns:
         compared: whether lines are held against the first.
         chosen: whether a line is the best of several tuning cells.
         paper, gain: whether the paper's figures, or its gains over the first line, stand beside ours.
+        source: whose figures they are.
     """
 
     metrics: Sequence[str]
@@ -31,6 +32,7 @@ class _Columns:
     chosen: bool
     paper: bool
     gain: bool
+    source: str
 
     @classmethod
     def of(cls, spec: Spec, group: Group, compared: bool) -> _Columns:
@@ -40,6 +42,7 @@ class _Columns:
             any(line.cells > 1 for line in group.lines),
             _has(spec.paper, group, PAPER_COLUMNS),
             compared and _has(spec.paper, group, GAIN_COLUMNS),
+            spec.source,
         )
 
     def header(self, first: str) -> list[str]:
@@ -48,7 +51,7 @@ class _Columns:
             header += [short(metric), f"to {first}"]
         header += ["best epoch", *(["cells", "chosen"] if self.chosen else [])]
         for metric in self.metrics if self.paper else ():
-            header += [f"paper {short(metric)}", "ours to paper"]
+            header += [f"{self.source} {short(metric)}", f"ours to {self.source}"]
         for metric in self.metrics if self.gain else ():
             header += [f"paper's gain {short(metric)}", "ours minus paper's"]
         return header
@@ -87,7 +90,7 @@ def _cells(spec: Spec, group: Group, line: Line, columns: _Columns) -> tuple[lis
     if columns.chosen:
         cells += [str(line.cells), line.first["label"] if line.cells > 1 else ""]
     if columns.paper:
-        cells += _paper_cells(spec.paper, line, columns.metrics, number)
+        cells += _paper_cells(spec, line, columns.metrics, number)
     if columns.gain:
         cells += _gain_cells(spec.paper, group, line, columns.metrics, number)
     return cells, number
@@ -122,14 +125,17 @@ def _paper_keys(paper: Sequence[Row]) -> dict[str, str]:
     return {"early_stop": "no"} if paper and "early_stop" in paper[0] else {}
 
 
-def _paper_cells(paper: Sequence[Row], line: Line, metrics: Sequence[str], number: Row) -> list[str]:
-    row = paper_row(paper, line.first, **_paper_keys(paper)) or {}
+def _paper_cells(spec: Spec, line: Line, metrics: Sequence[str], number: Row) -> list[str]:
+    row = paper_row(spec.paper, line.first, **_paper_keys(spec.paper)) or {}
     cells = []
     for metric in metrics:
         printed, ours = row.get(PAPER_COLUMNS.get(metric, ""), ""), line.mean(metric)
         share = 100 * (ours / float(printed) - 1) if printed and ours is not None else None
         cells += [printed or "–", signed(share)]
-        number |= {f"paper {short(metric)}": printed, f"{short(metric)} percent to paper": _plain(share)}
+        number |= {
+            f"{spec.source} {short(metric)}": printed,
+            f"{short(metric)} percent to {spec.source}": _plain(share),
+        }
     return cells
 
 
