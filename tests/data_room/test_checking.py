@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mml_plugin.cli import main
 from mml_plugin.data import catalog, synthetic
 from mml_plugin.data.check import check, differing_files, statistics
 from mml_plugin.data.importing import import_dataset
-from mml_plugin.data.interactions import load
+from mml_plugin.data.interactions import Interactions, load
 from mml_plugin.errors import UserError
 from tests.data_room.files import text
 
@@ -27,6 +30,28 @@ def test_statistics_by_hand(tmp_path):
     }  # fmt: skip
     with pytest.raises(UserError, match="there is no data set 'none'"):
         check("none", tmp_path)
+
+
+USERS = st.lists(
+    st.tuples(*[st.lists(st.integers(0, 2), max_size=4)] * 2), min_size=1, max_size=8
+).filter(lambda users: any(train for train, _ in users))  # fmt: skip
+
+
+@given(USERS)
+def test_statistics_equal_counting_one_by_one(users):
+    """More users than items, so that no two interactions may be taken for one."""
+    parts = ([train for train, _ in users], [test for _, test in users])
+    indptrs = (np.concatenate([[0], np.cumsum([len(one) for one in part])]) for part in parts)
+    flat = (np.array([item for one in part for item in one], np.int64) for part in parts)
+    ids = np.arange(len(users)).astype(str), np.arange(3).astype(str)
+    counted = statistics(Interactions(*ids, *(array for pair in zip(indptrs, flat) for array in pair)))
+    train, test = ([(user, item) for user, one in enumerate(part) for item in one] for part in parts)
+    assert counted["duplicates in train"] == len(train) - len(set(train))
+    assert counted["duplicates in test"] == len(test) - len(set(test))
+    assert counted["in train and test"] == len(set(train) & set(test))
+    assert counted["users in test only"] == len({u for u, _ in test} - {u for u, _ in train})
+    assert counted["items in test only"] == len({i for _, i in test} - {i for _, i in train})
+    assert counted["items in neither"] == 3 - len({i for _, i in train + test})
 
 
 def test_the_catalogue_is_table_1():

@@ -65,6 +65,15 @@ def test_bad_csv_imports(tmp_path, content, says):
     assert not (tmp_path / "d" / "bad").exists()
 
 
+def test_a_path_that_cannot_be_read_is_one_sentence(tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(UserError, match=r"there is no file .*folder\.csv"):
+        import_csv("mine", tmp_path / "folder.csv", tmp_path / "folder.csv", tmp_path)
+    packed = text(tmp_path, "a.csv.gz", "user,item\nanna,tea\n")
+    with pytest.raises(UserError, match=r"cannot read .*a\.csv\.gz: Not a gzipped file"):
+        import_csv("mine", packed, packed, tmp_path)
+
+
 def test_a_bad_line_of_a_packed_csv_file_is_named(tmp_path):
     good = text(tmp_path, "good.csv", "user,item\na,b\n")
     packed = tmp_path / "bad.csv.gz"

@@ -87,6 +87,7 @@ def test_a_backend_that_cannot_run_is_refused_before_anything_is_written(tmp_pat
     ("change", "says"),
     [
         ({"na_value": "x"}, "cannot read column 'user_id' (its na_value)"),
+        ({"embedding_dim": 8}, "cannot read column 'item_id' (its embedding_dim)"),
         ({"share_embedding": "user_history"}, "'item_id' can share the item's table only"),
     ],
 )

@@ -315,6 +315,11 @@ def test_the_watch_leaves_the_state_dict_alone():
     assert "range" not in repr(loss)
 
 
+def test_a_printed_loss_shows_its_hyper_parameters_alone():
+    loss = build_loss("CosineContrastiveLoss", margin=0.8, negative_weight=5.0)
+    assert repr(loss) == "CosineContrastiveLoss(margin=0.8, negative_weight=5.0)"
+
+
 def test_the_two_tower_example_learns(capsys):
     runpy.run_path(str(EXAMPLES / "two_tower.py"), run_name="__main__")
     before, after = (float(line.split()[1]) for line in capsys.readouterr().out.splitlines())
