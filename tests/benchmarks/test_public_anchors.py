@@ -68,6 +68,20 @@ def test_a_run_in_another_setting_does_not_stand_for_an_anchor(tmp_path):
         assert public_logs(saved(tmp_path, {**row, **other}, epochs)) == "Not run yet."
 
 
+def test_what_the_papers_text_states_is_as_it_is_printed():
+    """Section 4.2: where its early stopping ends, and MML's gains over CCL at 10 and at 100 negatives."""
+    stops = {(row["model"], row["loss"]): row["stop_epoch"] for row in printed("table2_stop_epochs")}
+    assert stops == {("SimpleX", "CCL"): "33", ("SimpleX", "MML"): "19", ("MF", "CCL"): "19", ("MF", "MML"): "19"}
+    gains = {
+        (row["num_negs"], row["dataset"]): (float(row["recall_gain_percent"]), float(row["ndcg_gain_percent"]))
+        for row in printed("figure3_gains")
+    }
+    assert gains == {
+        ("10", "yelp18"): (19.5, 20.13), ("10", "gowalla"): (12.99, 15.07),
+        ("100", "yelp18"): (4.31, 5.26), ("100", "gowalla"): (1.85, 0.63),
+    }  # fmt: skip
+
+
 def test_both_files_of_published_figures_agree():
     """They were typed from the same logs, one of them in more digits."""
     anchored = {(a["model"], a["dataset"], a["num_negs"]): a for a in printed("anchors") if a["loss"] == "CCL"}

@@ -126,8 +126,10 @@ class Pair:
         """What both engines do on a plateau: cut the rate, load the best weights, keep the moments."""
         self.model.load_state_dict(weights)
         self.model.reduce_learning_rate()
-        self.trainer._load(weights)
-        self.trainer.optimiser.rate *= 0.1
+        trainer = self.trainer
+        trainer.settings = dataclasses.replace(trainer.settings, reduce_lr_on_plateau=True)
+        trainer.best, trainer.schedule.best = weights, 1.0
+        trainer._decide(dict.fromkeys(trainer.schedule.monitor, 0.0))
 
 
 def make_trainer(params, backend="reference", dtype=torch.float64, loss=None, device=None, capture=True, **changes):

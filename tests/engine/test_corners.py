@@ -87,6 +87,21 @@ VALID = [[4], [0], [2], [1]]
 
 
 @pytest.mark.parametrize("backend", NAMES)
+def test_an_epochs_loss_is_the_mean_of_its_batches_the_short_last_one_too(backend):
+    """Ten rows in batches of three: the last batch has one row and counts as much as the others."""
+    trainers = [trainer_of(seeded_tables(), data_of(LISTS, 7, VALID), backend, batch_size=3) for _ in range(2)]
+    losses = [float(result.loss) for result in trainers[0].steps(0)]
+    assert len(losses) == 4
+    assert len(set(losses)) == 4
+    assert trainers[1].train_epoch()[0] == pytest.approx(sum(losses) / 4)
+
+
+def seeded_tables():
+    torch.manual_seed(3)
+    return Tables(4, 7, 3)
+
+
+@pytest.mark.parametrize("backend", NAMES)
 def test_an_item_tower_with_a_bias_trains_and_ranks_as_its_formula_says(backend):
     tables = Tables(4, 7, 3, tower=True)
     trainer = trainer_of(tables, data_of(LISTS, 7, VALID), backend, declare={"user_dropout": 0.3})

@@ -52,6 +52,15 @@ def test_top_items_by_brute_force(data):
         assert best.tolist() == brute_force(scores, masked, min(k, items))
 
 
+@pytest.mark.parametrize("name", [*NAMES, "torch"])
+def test_vectors_with_nan_rank_nothing(name):
+    users, items = torch.ones(3, 2), torch.arange(12.0).reshape(6, 2)
+    users[1] = torch.nan
+    items[5] = torch.nan
+    top = top_items(users, items, 6, backends.select(name, CPU))
+    assert top.tolist() == [[4, 3, 2, 1, 0, -1], [-1] * 6, [4, 3, 2, 1, 0, -1]]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_masking_and_blocks(name, monkeypatch):
     monkeypatch.setattr("mml_plugin.engine.ranking.BLOCK_FLOATS", 100)

@@ -185,6 +185,56 @@ def test_shuffling_is_a_permutation_and_the_same_everywhere(count):
     assert count < 5 or not torch.equal(shuffled(count, 7, 4, CPU), order)
 
 
+def word(row, slot, *, seed, stream, epoch, attempt=0):
+    """A word of Philox-4x32-10 in whole numbers of Python, from its authors' description alone."""
+    c, k = [row, slot // 4, epoch, attempt], [seed, stream]
+    for _ in range(10):
+        a, b = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
+        c = [(b >> 32) ^ c[1] ^ k[0], b % 2**32, (a >> 32) ^ c[3] ^ k[1], a % 2**32]
+        k = [(k[0] + 0x9E3779B9) % 2**32, (k[1] + 0xBB67AE85) % 2**32]
+    return c[slot % 4]
+
+
+# What committed results were drawn with. A change of these changes every training that was ever made.
+ROWS, USERS = [5, 0, 4_000_000_000], [0, 3, 59]
+KNOWN = {
+    "uniform": [[145, 110, 39, 19, 196, 150], [156, 6, 148, 128, 149, 35], [81, 5, 49, 99, 114, 95]],
+    "popularity": [[104, 73, 24, 11, 178, 109], [115, 3, 107, 89, 108, 21], [51, 3, 30, 65, 76, 62]],
+    "excluding": [[145, 110, 39, 19, 71, 150], [99, 6, 26, 128, 200, 35], [81, 5, 49, 168, 54, 185]],
+}
+KNOWN_ORDER = [0, 3, 5, 2, 6, 4, 1, 7]
+KNOWN_MASK = [0, 0, 1, 1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_known_answers(kind):
+    drawn = draw(sampler("reference", **SETTINGS[kind]), torch.tensor(ROWS), torch.tensor(USERS), 6, epoch=2)
+    assert drawn[:, 1:].tolist() == KNOWN[kind]
+
+
+def test_uniform_and_excluding_draws_are_the_generators_words_by_multiply_high():
+    ids = list(range(ITEMS, 0, -1))
+
+    def item(row, slot, attempt=0):
+        return word(row, slot, seed=2019, stream=1, epoch=2, attempt=attempt) * ITEMS >> 32
+
+    assert [[ids[item(row, slot)] for slot in range(6)] for row in ROWS] == KNOWN["uniform"]
+    for row, user, known in zip(ROWS, USERS, KNOWN["excluding"]):
+        positives = set(range(user, user + 50))
+        tries = [next(i for i in (item(row, slot, a) for a in range(99)) if i not in positives) for slot in range(6)]
+        assert [ids[i] for i in tries] == known
+
+
+def test_the_order_and_the_masks_are_of_streams_of_their_own():
+    order = sorted(range(8), key=lambda row: word(row // 4, row % 4, seed=7, stream=2, epoch=3))
+    assert shuffled(8, 7, 3, CPU).tolist() == order == KNOWN_ORDER
+    mask = backends.select("reference", CPU).dropout(
+        torch.tensor([5, 900]), 4, 0.5, seed=1, stream=philox.USER_DROPOUT, epoch=2, dtype=torch.float32
+    )
+    words = [word(row, slot, seed=1, stream=3, epoch=2) for row in (5, 900) for slot in range(4)]
+    assert (mask.flatten() > 0).int().tolist() == [int(w >= 2**31) for w in words] == KNOWN_MASK
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_dropout_masks_are_the_same_everywhere(name):
     rows = torch.tensor([5, 900, 3])

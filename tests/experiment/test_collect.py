@@ -371,23 +371,24 @@ def test_a_cells_row_comes_after_all_that_belongs_to_it(home, monkeypatch):
     assert collector.stem.with_name("order.csv").read_bytes() == before
 
 
-def test_held_out_training_never_sees_test(home, monkeypatch):
+@pytest.mark.parametrize("engine", ["fast", "recbox"])
+def test_held_out_training_never_sees_test(engine, home, monkeypatch):
     """Whatever stands in the test split, every epoch's loss, validation and chosen epoch are the same."""
     from mml_plugin.data.store import store
 
     data = load(home / "data" / "synth")
     seen = []
-    for seed in range(3):
+    for seed in range(2):
         shuffled = np.random.default_rng(seed).permutation(data.test_items)
         other = type(data)(
             data.user_ids, data.item_ids, data.train_indptr, data.train_items, data.test_indptr, shuffled
         )
-        place = home / f"world{seed}"
+        place = home / f"{engine}{seed}"
         store(other, place / "data" / "synth", "shuffled")
         monkeypatch.chdir(place)
-        folder = run(RunRequest("MF_tiny_mml", CONFIG, engine="fast", protocol="held-out", overrides=WORDS))
+        folder = run(RunRequest("MF_tiny_mml", CONFIG, engine=engine, protocol="held-out", overrides=WORDS))
         history, result = pd.read_csv(folder.history), folder.read_result()
         shown = history[[c for c in history if "seconds" not in c and "memory" not in c]]
         seen.append((shown.to_csv(), result["best_epoch"], result["validation_metrics"], result["metrics"]))
-    assert seen[0][:3] == seen[1][:3] == seen[2][:3]
+    assert seen[0][:3] == seen[1][:3]
     assert seen[0][3] != seen[1][3]

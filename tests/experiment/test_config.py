@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from mml_plugin.engine.optimiser import optimizer_class
 from mml_plugin.errors import UserError
 from mml_plugin.experiment import schema
 from mml_plugin.experiment.config import list_experiments, load_experiment
+from mml_plugin.experiment.identity import Conditions, identity_of
+from mml_plugin.experiment.run import RunRequest
 from mml_plugin.experiment.yaml_blocks import read_blocks, read_document
 from mml_plugin.hosts import recbox
 from mml_plugin.hosts.recbox import allowed
@@ -282,6 +285,28 @@ def test_keys_of_another_loss_are_one_warning(caplog):
     caplog.clear()
     load_experiment(CONFIG, "MF_yelp_mml", ["debug_mode=true"])
     assert "do not read: debug_mode" in caplog.text
+
+
+def test_a_runs_identity_changes_with_each_of_what_it_is_a_hash_of():
+    experiment = load_experiment(CONFIG, "MF_tiny_mml")
+    other = load_experiment(CONFIG, "MF_tiny_mml", ("learning_rate=0.5",))
+    request = RunRequest("MF_tiny_mml", CONFIG, engine="fast", protocol="held-out")
+    data = {"fingerprint": "f", "order": "o"}
+    place = Conditions("numba", "cpu", 2)
+
+    def of(experiment=experiment, seed=1, data=data, place=place, **changes):
+        return identity_of(experiment, replace(request, **changes), seed, data, place)
+
+    every = [
+        of(), of(other), of(seed=2), of(data={**data, "fingerprint": "g"}), of(data={**data, "order": "p"}),
+        *(of(place=replace(place, **change))
+          for change in ({"backend": "torch"}, {"device": "cuda"}, {"threads": 1}, {"dtype": "float64"})),
+        of(engine="recbox"), of(protocol="paper"), of(valid_share=0.2), of(max_batches=5),
+    ]  # fmt: skip
+    assert len(set(every)) == len(every)
+    # Where things are, how they are shown, and a share that nothing is carved by, are no part of it.
+    assert of(runs_dir=Path("elsewhere"), tensorboard=True, summary=False, thresholds=(0.5,), gpu=3) == of()
+    assert of(protocol="paper", valid_share=0.2) == of(protocol="paper")
 
 
 def test_identity_ignores_paths_and_seed_and_sees_everything_else():

@@ -96,6 +96,15 @@ def test_a_run_leaves_everything_and_its_vectors_give_its_metrics(home):
     assert "Train loss: " in folder.log.read_text()
 
 
+def test_vectors_of_a_model_with_a_bias_have_it_as_a_column(home):
+    folder = go("SimpleX_tiny_mml", runs="bias", more=("enable_bias=True", "epochs=1"))
+    data, vectors = load(Path("data/synth")), load_file(folder.embeddings)
+    assert vectors["users"].shape[1] == 9
+    masked = [data.train_items[a:b] for a, b in zip(data.train_indptr, data.train_indptr[1:])]
+    found = recall(vectors["users"], vectors["items"], data, data.test_indptr, masked)
+    assert found == pytest.approx(folder.read_result()["metrics"]["Recall(k=20)"], abs=1e-6)
+
+
 def test_held_out_reads_test_once_and_masks_validation(monkeypatch):
     calls = []
     original = split.write_final_test

@@ -65,6 +65,13 @@ def test_a_run_leaves_everything_and_its_vectors_give_its_metrics(home):
     assert bands.shape[1] >= 5
 
 
+def test_vectors_of_a_model_with_a_bias_have_it_as_a_column():
+    folder = go("SimpleX_tiny_mml", runs="bias", more=("enable_bias=True",))
+    assert load_file(folder.embeddings)["users"].shape[1] == 9
+    recalls = [hits[:20].sum() / count for hits, count in per_user_scores(folder)]
+    assert np.mean(recalls) == pytest.approx(folder.read_result()["metrics"]["Recall(k=20)"], abs=1e-9)
+
+
 def test_engines_share_initial_parameters_and_checkpoints(home, tmp_path):
     """The fast engine's weights, in recbox's model on recbox's loaders, give the fast engine's metrics."""
     from mml_plugin import model_zoo

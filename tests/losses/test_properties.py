@@ -248,6 +248,44 @@ def test_memory_does_not_grow_with_the_number_of_margins():
     with LargestTensor() as seen:
         loss(y).backward()
     assert seen.largest <= y.numel()
+    one = build_loss("MML", margins=[margins[0]], margin_weights=[4.0], neg_weight=5)
+    assert kept_for_backward(loss, y) == kept_for_backward(one, y)
+
+
+def kept_for_backward(loss, y):
+    """How many numbers autograd keeps between forward and backward."""
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(id(t), t) is None or t, lambda t: t):
+        loss(y)
+    return sum(tensor.numel() for tensor in kept.values())
+
+
+def test_penalties_keep_their_digits_just_above_a_margin():
+    """The difference of two large numbers, W s - C, would keep none of them at the lowest margin."""
+    margins, weights = [0.6, 0.7, 0.8, 0.9], [0.05, 0.15, 0.2, 0.6]
+    loss = build_loss("MML", margins=margins, margin_weights=weights, neg_weight=400)
+    levels = torch.tensor(margins).double()  # as float32 has them
+    for level in torch.tensor(margins):
+        scores = level + torch.arange(1, 51) * torch.finfo(torch.float32).eps / 2
+        scores = scores[scores > level].unique()
+        wanted = torch.relu(scores.double()[:, None] - levels) @ torch.tensor(weights).double()
+        assert torch.allclose(loss.penalty(scores).double(), wanted, rtol=1e-6, atol=0)
+
+
+def test_scores_beyond_1_are_at_distance_0_and_push_nothing():
+    """Dropout scales what it keeps, so that scores of unit vectors exceed 1."""
+    y = torch.tensor([[1.5, 0.2, 1.3]], dtype=torch.float64, requires_grad=True)
+    for keys in ({"name": "ContrastiveLoss", "margin": 1.0},
+                 {"name": "GeneralizedContrastiveLoss", "f": "contrastive", "margin": 1.0}):  # fmt: skip
+        # Half of: the positive at 0, and of two negatives the one at 0 within the margin of 1, squared.
+        loss = build_loss(**keys)(y)
+        assert loss.item() == pytest.approx(0.5 * (0 + (0 + 1) / 2))
+    for name in ("TripletLoss", "GeneralizedContrastiveLoss"):
+        keys = {"margin": 0.2, **({"f": "triplet"} if name.startswith("G") else {})}
+        loss = build_loss(name, **keys)(y)
+        assert loss.item() == pytest.approx((max(0, 0 - 1.6 + 0.2) + max(0, 0 - 0 + 0.2)) / 2)
+        (gradient,) = torch.autograd.grad(loss, y)
+        assert gradient.tolist() == [[0, 0, 0]]
 
 
 def test_functional_form_and_shared_negatives():
@@ -308,6 +346,11 @@ def test_half_precision_scores_fall_where_the_loss_gives_them_a_gradient(dtype):
         ("MML", {"margins": [0.6], "margin_weights": [-1], "neg_weight": 1}, r"margin_weights\[0\].*>= 0, got -1"),
         ("MML", {"margins": [0.6], "margin_weights": [0], "neg_weight": 1}, "must not all be 0"),
         ("MML", {"margins": [0.6], "margin_weights": [1], "neg_weight": 0}, "neg_weight must be a number > 0, got 0"),
+        (
+            "MML",
+            {"margins": [0.6], "margin_weights": [1], "neg_weight": 1, "pos_weight": -1},
+            "pos_weight must be a number >= 0, got -1",
+        ),
         ("MML", {"margins": [True], "margin_weights": [1], "neg_weight": 1}, "got .True."),
         ("MML", {"margins": [], "margin_weights": [], "neg_weight": 1}, "at least one number"),
         ("MML", {"margns": [1]}, "did you mean 'margins'"),

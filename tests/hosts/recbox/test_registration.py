@@ -100,9 +100,15 @@ def test_unknown_names_still_reach_recbox(golden_params, tmp_path):
         compiled(golden_params, tmp_path, loss="NoSuchLoss")
 
 
-def test_recbox_names_mean_recbox_classes(golden_params, tmp_path):
-    model, *_ = compiled(golden_params, tmp_path, loss="MSELoss")
+@pytest.mark.parametrize(
+    "name",
+    ["SigmoidCrossEntropyLoss", "PairwiseLogisticLoss", "SoftmaxCrossEntropyLoss", "PairwiseMarginLoss", "MSELoss",
+     "CosineContrastiveLoss"],
+)  # fmt: skip
+def test_recbox_names_mean_recbox_classes(name, golden_params, tmp_path):
+    model, *_ = compiled(golden_params, tmp_path, loss=name)
     assert type(model.loss_fn).__module__.startswith("recbox.")
+    assert type(model.loss_fn).__name__ == name
 
 
 def test_without_optimizer_a_model_has_the_same_parameters_and_the_next_one_has_an_optimizer(golden_params, tmp_path):

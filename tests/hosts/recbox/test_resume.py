@@ -10,6 +10,7 @@ from mml_plugin.errors import UserError
 from mml_plugin.hosts import recbox
 from mml_plugin.hosts.recbox import trainer
 from mml_plugin.hosts.recbox.training import prepare_training
+from mml_plugin.states import write_state
 
 
 class Stop(Exception):
@@ -60,7 +61,13 @@ def test_resumed_equals_undisturbed(name, stops, train):
 
 def test_the_plateau_case_reloads_and_cuts_the_rate(train):
     _, records, _ = train("MF_ccl_plateau", "plateau")
-    assert records[-1].learning_rate < records[0].learning_rate
+    rates, best, wanted = [record.learning_rate for record in records], -1.0, [records[0].learning_rate]
+    for record in records[:-1]:
+        reached = record.metrics["Recall(k=20)"]
+        wanted.append(wanted[-1] if reached >= best + 1e-6 else max(wanted[-1] * 0.1, 1e-6))
+        best = max(best, reached)
+    assert rates == pytest.approx(wanted)
+    assert rates[-1] < rates[0]
 
 
 def test_another_number_of_threads_is_refused(train, monkeypatch):
@@ -69,6 +76,15 @@ def test_another_number_of_threads_is_refused(train, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     with pytest.raises(UserError, match="written with threads 1 and this process has 7"):
         train("MF_mse", "threads", resume=True)
+
+
+def test_another_device_is_refused(train, tmp_path):
+    with pytest.raises(Stop):
+        train("MF_mse", "device", stop_after=1)
+    path = tmp_path / "device" / "state.pt"
+    write_state(path, {**torch.load(path, weights_only=True), "device": "cuda:0"})
+    with pytest.raises(UserError, match="written with device cuda:0 and this process has cpu"):
+        train("MF_mse", "device", resume=True)
 
 
 def test_other_data_are_refused(train):
