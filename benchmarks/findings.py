@@ -31,7 +31,7 @@ def findings(pool: Pool) -> str:
         "Written by `python benchmarks/findings.py` from `benchmarks/results/`; do not edit by hand.",
         "Claims of the paper, and what came out here with the fast engine. Everything in the claims' sections is "
         "selected on test (protocol paper: best epoch on the test split, as the paper selects); the held-out protocol "
-        "has sections of its own and is never mixed in.",
+        "has sections of its own, and a line that says so in the next table.",
         *claims(pool),
         "## How many negatives each loss needs",
         "As in the paper each loss keeps its margins, weights or temperatures whatever the number.",

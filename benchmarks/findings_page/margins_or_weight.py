@@ -64,9 +64,12 @@ def _rank(pool: Pool, group: str, line: Line) -> str:
     """``3 of 25 after 15 epochs``: where the chosen cell stood when the others were screened out."""
     rows = pool.suites.get("ablation15")
     cells = [row for row in rows.done() if (row["group"], row["family"]) == (group, line.name)] if rows else []
-    if line.first["label"] not in {row["label"] for row in cells}:
+    lines: dict[str, Line] = {}
+    for row in cells:
+        lines.setdefault(row["label"], Line(row["label"], {})).runs[row["seed"]] = row
+    if line.first["label"] not in lines:
         return ""
-    labels = [cell.name for cell in ranked([Line(row["label"], {row["seed"]: row}) for row in cells])]
+    labels = [cell.name for cell in ranked(list(lines.values()))]
     return f"{labels.index(line.first['label']) + 1} of {len(labels)} after {cells[0]['max_epochs']} epochs"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import signal
 import subprocess
 import sys
@@ -315,7 +314,7 @@ def train_words(request: RunRequest) -> list[str]:
     words += ["--protocol", request.protocol, "--gpu", request.gpu, "--runs", request.runs_dir]
     words += ["--seed", request.seed] if request.seed is not None else []
     words += ["--backend", request.backend] if request.backend != "auto" else []
-    if request.protocol == "held-out" and not math.isclose(request.valid_share, RunRequest.valid_share):
+    if request.protocol == "held-out" and request.valid_share != RunRequest.valid_share:
         words += ["--valid-share", request.valid_share]
     words += ["--max-batches", request.max_batches] if request.max_batches else []
     for override in request.overrides:

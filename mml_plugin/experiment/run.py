@@ -172,7 +172,7 @@ def run(request: RunRequest) -> RunFolder:
 
 
 def check_request(request: RunRequest) -> None:
-    """Refuse an unknown engine or protocol, and a share of validation where none is carved away.
+    """Refuse an unknown engine or protocol, and a share of validation that nothing carves away or can.
 
     Raises:
         UserError: with the nearest name, or with what the share is for.
@@ -181,6 +181,8 @@ def check_request(request: RunRequest) -> None:
     check_choice("protocol", request.protocol, PROTOCOLS)
     if request.protocol == "paper" and request.valid_share != RunRequest.valid_share:
         raise UserError("--valid-share is for --protocol held-out; the protocol paper has no validation split")
+    if not 0 < request.valid_share <= 0.5:  # as NaN is not
+        raise UserError(f"--valid-share must be in (0, 0.5], got {request.valid_share!r}")
 
 
 def check_overrides(keys: Iterable[str], where: str = "") -> None:

@@ -115,7 +115,7 @@ def run_grid(
     Raises:
         UserError: for a malformed tuner file, a cell that does not validate or that the engine cannot run (its data
             not there, for one), an unknown engine or protocol, a backend that cannot run and a GPU that is not there.
-            Nothing is written then.
+            Nothing is written then. What a ``runner`` of one's own can run, it says itself.
     """
     for gpu in gpus:
         resolve_device(gpu)

@@ -275,9 +275,12 @@ def test_a_claim_without_a_size_is_judged_by_its_sign(tmp_path):
     text, verdicts = by_sign(Pool(tmp_path), (200,), {"CCL": 1, "BSL": -1})
     lines = [re.split(r" *\| *", line)[1:-1] for line in text.splitlines()]
     found = {line[0]: line[2] for line in lines if line[1:2] == ["Recall@20"]}
-    assert found["MML to CCL, Yelp2018"] == "yes (1 seed)"
-    assert found["MML to BSL, Yelp2018"] == "yes (1 seed)"
+    assert found["MML ahead of CCL, Yelp2018"] == "yes (1 seed)"
+    assert found["BSL ahead of MML, Yelp2018"] == "yes (1 seed)"
     assert by_sign(Pool(tmp_path), (200,), {"CCL": -1})[1][0] == "no (1 seed)"
+    users[1] |= {"low": "-0.02", "high": "0.001"}
+    Rows(rows, [], users).save(tmp_path / "suite_figure3")
+    assert by_sign(Pool(tmp_path), (200,), {"BSL": -1})[1][0] == "no difference seen (1 seed)"
     assert verdicts.count("not run yet") == 4
 
 
@@ -314,6 +317,13 @@ def test_seconds_are_compared_round_by_round(tmp_path):
     assert "14.2 s" in found[2]
     assert found[2].endswith(": +2.25 s (+1.50/+3.00), +18.8 %")
     assert found[3] == "rounds differ"
+    # A round that lacks a figure of one loss is none.
+    rows[2]["eval_seconds_per_epoch"] = ""
+    suite_of(tmp_path, "table3", *rows)
+    assert ": +1.50 s, +13.6 %" in epoch_time(Pool(tmp_path))[0]
+    rows[0]["train_seconds_per_epoch"] = ""
+    suite_of(tmp_path, "table3", *rows)
+    assert epoch_time(Pool(tmp_path))[1].count("not measured") == 1
 
 
 def seeds_and_sd(first, second):

@@ -22,6 +22,7 @@ from mml_plugin.engine.trainer import Trainer
 from mml_plugin.experiment import cells as cells_module
 from mml_plugin.experiment.cells import DONE, ELSEWHERE, FAILED, Matcher, Runner, last_words, train_words
 from mml_plugin.experiment.collect import Collector, slim
+from mml_plugin.experiment.run import RunRequest, run_folder_of
 from mml_plugin.experiment.suite import make_cells, make_suite
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -329,3 +330,12 @@ def test_a_slim_run_still_makes_rows(home):
     assert not cells[0].folder.recbox.exists()
     assert [outcome.state for outcome in runner(cells)[0].run(cells)] == [DONE]
     assert collector.update([]).cells == before
+
+
+@pytest.mark.parametrize("share", [0.1, 0.1 + 1e-12, 0.2])
+def test_a_cells_command_writes_the_folder_that_is_looked_for(share):
+    (cell,) = cells_of("MF_tiny_mml", seeds=[1], protocol="held-out", valid_share=share)
+    words = train_words(cell.request)
+    given = float(words[words.index("--valid-share") + 1]) if "--valid-share" in words else RunRequest.valid_share
+    asked = dataclasses.replace(cell.request, valid_share=given)
+    assert run_folder_of(cell.experiment, asked).path == cell.folder.path

@@ -26,17 +26,14 @@ from mml_plugin.report import rows as rows_module
 from mml_plugin.report.statistics import paired_bootstrap
 from tests.experiment.small_suite import CONFIG, SMALL, WORDS, cells_of, collected
 
+pytestmark = pytest.mark.usefixtures("in_home")
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("collect")
     synthetic.generate(folder / "data" / "synth", users=80, items=120, seed=3)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def in_home(home, monkeypatch):
-    monkeypatch.chdir(home)
 
 
 @pytest.mark.parametrize("engine", ["fast", "recbox"])

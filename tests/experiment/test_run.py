@@ -27,17 +27,14 @@ CONFIG = Path(__file__).resolve().parents[2] / "config"
 COUNTS = ("train", "test", "trained_on")
 SMALL = ("epochs=2", "verbose=0", "num_workers=0", "embedding_dim=8", "num_negs=10")
 
+pytestmark = pytest.mark.usefixtures("in_home")
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
     synthetic.generate(folder / "data" / "synth", users=80, items=120, seed=3)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def in_home(home, monkeypatch):
-    monkeypatch.chdir(home)
 
 
 def go(expid="MF_tiny_mml", runs="runs", more=(), **keys):

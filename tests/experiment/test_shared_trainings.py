@@ -19,17 +19,14 @@ from mml_plugin.experiment.shared_trainings import behind
 from mml_plugin.report import rows as rows_module
 from tests.experiment.small_suite import cells_of, collected
 
+pytestmark = pytest.mark.usefixtures("in_home")
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shared")
     synthetic.generate(folder / "data" / "synth", users=80, items=120, seed=3)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def in_home(home, monkeypatch):
-    monkeypatch.chdir(home)
 
 
 def test_a_newer_training_of_a_run_stands_in_every_suite_that_has_it(home, caplog):

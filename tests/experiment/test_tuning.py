@@ -126,6 +126,7 @@ def test_nothing_runs_when_a_cell_is_wrong(tmp_path, change, says, capsys, monke
         (["--engine", "fst"], "--engine 'fst' is unknown; did you mean 'fast'"),
         (["--protocol", "heldout"], "--protocol 'heldout' is unknown; did you mean 'held-out'"),
         (["--valid-share", "0.2"], "--valid-share is for --protocol held-out"),
+        (["--protocol", "held-out", "--valid-share", "nan"], "--valid-share must be in (0, 0.5], got nan"),
         (["--backend", "numba"], "--backend numba is the fast engine's; add --engine fast"),
         (["--engine", "fast", "--backend", "nmba"], "did you mean 'numba'"),
         (["--engine", "fast", "--backend", "triton"], "--backend triton cannot be used on cpu"),

@@ -50,7 +50,10 @@ def add_seconds(document: Document, spec: Spec, groups: Sequence[Group]) -> None
     document.blocks += [
         Heading("Seconds per epoch"),
         Table(header, lines, 2),
-        Text("Medians over epochs. The paper's seconds are of stock recbox on a P100; ours are of the machine below."),
+        Text(
+            "Medians over epochs, with several seeds the mean of theirs. The paper's seconds are of stock recbox on a "
+            "P100; ours are of the machine below."
+        ),
     ]
 
 
