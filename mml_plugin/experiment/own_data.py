@@ -27,6 +27,7 @@ from mml_plugin.registry import available_losses, get_spec
 
 DATASET = "own"
 MARK = "files.json"  # which files the data set was made from
+BEGUN = {"begun": True}  # its content until they are imported
 METRICS = ["Recall(k=20)", "Recall(k=50)", "NDCG(k=20)", "NDCG(k=50)", "HitRate(k=20)", "HitRate(k=50)"]
 BASE: dict[str, Any] = {
     "num_workers": 1,
@@ -150,7 +151,8 @@ def prepare(
         **keys: further keys of the suite, such as ``protocol``.
 
     Raises:
-        UserError: for unreadable files, unknown losses, and more cells than a loss has.
+        UserError: for unreadable files, unknown losses, more cells than a loss has, and an ``out`` that holds data or
+            a configuration of somebody else's where the comparison's go.
     """
     model = _model_name(model)
     suite_keys = {"protocol": "held-out", "valid_share": 0.1, **keys}
@@ -158,6 +160,7 @@ def prepare(
     spaces = {name: tuning_cells(name, cells, seed) for name in names}
     with _prepared_by_one(out):
         sums = _sums_of_files(train, test, out)
+        _claim(out)
         folder, notes = import_files(train, test, out)
         if suite_keys["protocol"] == "held-out":
             notes += _validation_notes(folder, suite_keys["valid_share"])
@@ -195,7 +198,7 @@ def _prepared_by_one(out: Path) -> Iterator[None]:
     make_folder(out)
     with writing(out), FileLock(str(lock)):
         data = out / "data"
-        made = [path for path in (data / DATASET, data) if not os.path.lexists(path)]
+        made = [path for path in (data / DATASET, data / MARK, data) if not os.path.lexists(path)]
         try:
             yield
         except UserError:
@@ -206,10 +209,28 @@ def _prepared_by_one(out: Path) -> Iterator[None]:
 def _take_back(made: Sequence[Path], fresh: Sequence[Path]) -> None:
     """Remove what is made and, as far as they are empty then, a lock and its folders; a failure is nobody's matter."""
     for path in made:
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
     with suppress(OSError):
         for path in fresh:
             path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _claim(out: Path) -> None:
+    """Mark ``out/data/own`` and ``out/config`` as a comparison's; refused where others stand there (``--out .``)."""
+    mark = out / "data" / MARK
+    if mark.is_file():
+        return
+    for path in (out / "data" / DATASET, out / "config"):
+        if os.path.lexists(path):
+            raise UserError(
+                f"--out {out}: {path} is there and no comparison made it; one on own files would write over it: give "
+                "another folder"
+            )
+    with atomic_write(mark) as stream:
+        json.dump(BEGUN, stream)
 
 
 def _model_name(word: str) -> str:
@@ -314,7 +335,7 @@ def import_files(train: Path, test: Path, out: Path) -> tuple[Path, list[str]]:
         UserError: for files that cannot be imported.
     """
     folder = out / "data" / DATASET
-    if not ((out / "data" / MARK).is_file() and _is_whole(folder)):
+    if not (_sums_of(out / "data" / MARK) and _is_whole(folder)):
         import_csv(DATASET, train, test, out / "data", drop_cold_users=True, overwrite=True, distinct=True)
     content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     counts = ", ".join(f"{content[key]:,} {key}" for key in ("users", "items"))
@@ -333,13 +354,15 @@ def _tested(folder: Path) -> str:
 
 
 def _sums_of(mark: Path) -> dict[str, str]:
-    """The checksums of the files that a comparison was made from; empty where there is none yet."""
+    """The checksums of the files that a comparison was made from; empty where it is not made yet."""
     if not mark.is_file():
         return {}
     try:
         content = json.loads(mark.read_text("utf-8"))
     except ValueError:
         content = None
+    if content == BEGUN:
+        return {}
     if not isinstance(content, dict) or not {"train", "test"} <= content.keys():
         raise UserError(
             f"{mark} is damaged: it must say which files {mark.parents[1]} was made from; give another --out"

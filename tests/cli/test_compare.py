@@ -319,6 +319,19 @@ def test_mended_files_may_take_the_name_of_refused_ones(files):
         own_data.prepare(Path("few.csv"), Path("my_test.csv"), ["ccl", "mml"], Path(out))
 
 
+@pytest.mark.parametrize("taken", ["data/own", "config"])
+def test_data_and_configuration_of_somebody_else_are_not_written_over(files, capsys, taken):
+    """``--out .`` in a project: it would be its data set of that name, and its configuration."""
+    (files / taken).mkdir()
+    (files / taken / "model_config.yaml").write_text("mine: {}\n")
+    before = {path: path.stat().st_mtime_ns for path in files.rglob("*") if path.is_file()}
+    assert compare(["compare", *OWN, "ccl,mml", "--seeds", "1", "--epochs", "1", "--out", "."]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: --out .: {taken} is there and no comparison made it")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert {path for path in files.rglob("*") if path.is_file()} - {files / ".prepare.lock"} == set(before)
+
+
 def test_files_whose_import_was_stopped_may_be_mended(files, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
@@ -334,7 +347,7 @@ def test_files_whose_import_was_stopped_may_be_mended(files, monkeypatch):
 def test_what_cannot_be_taken_back_hides_no_refusal(files):
     (files / "out").mkdir()
     (files / "out" / "data").symlink_to(files / "elsewhere")
-    with pytest.raises(UserError, match="leaves no validation item"):
+    with pytest.raises(UserError, match=r"out/data is a link to .*, which is not there"):
         own_data.prepare(Path("few.csv"), Path("my_test.csv"), ["ccl", "mml"], Path("out"))
     (files / "out" / "data").unlink()
     (files / "out" / "data").touch()
