@@ -97,7 +97,8 @@ class Suite(BaseModel):
 
     Attributes:
         title, about: for the report.
-        kind: ``metrics``, ``time`` (seconds per epoch are the point) or ``data`` (statistics of ``datasets``).
+        kind: ``metrics``, ``time`` (seconds per epoch are the point; see :func:`make_cells`) or ``data`` (statistics
+            of ``datasets``).
         protocol: of every run; reports never mix two.
         engine, backend: of every run unless an entry says otherwise.
         seeds: of every experiment.
@@ -248,7 +249,8 @@ def make_cells(
 ) -> list[Cell]:
     """Every run of a suite, resolved and checked, each once; nothing is written.
 
-    Seeds are the outer loop, so that a suite that is cut short has whole tables of fewer seeds.
+    Seeds are the outer loop, so that a suite that is cut short has whole tables of fewer seeds. Where seconds are the
+    point, every second seed goes through the experiments backwards: what is slow because of its place is so once only.
 
     Args:
         suite: what is run.
@@ -278,7 +280,8 @@ def make_cells(
     cells: dict[str, Cell] = {}
     every = [list(seeds or entry.seeds or suite.seeds) for entry, _, _ in resolved]
     for turn in range(max(map(len, every), default=0)):
-        for (entry, experiment, words), own in zip(resolved, every):
+        forwards = list(zip(resolved, every))
+        for (entry, experiment, words), own in forwards[::-1] if suite.kind == "time" and turn % 2 else forwards:
             if turn >= len(own):
                 continue
             request = RunRequest(

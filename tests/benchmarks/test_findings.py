@@ -307,7 +307,8 @@ def test_seconds_are_compared_round_by_round(tmp_path):
     timed = {("ccl", 1): (10, 1), ("mml", 1): (11, 1.5), ("ccl", 2): (12, 1), ("mml", 2): (15, 1)}
     rows = [
         {**cell("CCL", seed), "expid": f"MF_yelp_{loss}", "settings": SETTINGS, "cell": f"{loss}{seed}",
-         "identity": f"{loss}{seed}", "train_seconds_per_epoch": str(train), "eval_seconds_per_epoch": str(evaluation)}
+         "identity": f"{loss}{seed}", "date": f"2026-12-01T10:0{3 - seed if loss == 'ccl' else seed}",
+         "train_seconds_per_epoch": str(train), "eval_seconds_per_epoch": str(evaluation)}
         for (loss, seed), (train, evaluation) in timed.items()
     ]  # fmt: skip
     suite_of(tmp_path, "table3", *rows)
@@ -317,6 +318,7 @@ def test_seconds_are_compared_round_by_round(tmp_path):
     assert "14.2 s" in found[2]
     assert found[2].endswith(": +2.25 s (+1.50/+3.00), +18.8 %")
     assert found[3] == "rounds differ"
+    assert "once (round 1: MML first, round 2: CCL first); the difference" in text
     # A round that lacks a figure of one loss is none.
     rows[2]["eval_seconds_per_epoch"] = ""
     suite_of(tmp_path, "table3", *rows)

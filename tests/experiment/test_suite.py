@@ -80,6 +80,14 @@ def test_a_missing_suite_names_the_nearest():
         read_suite(SUITES / "table5.yaml")
 
 
+def test_where_seconds_are_the_point_every_second_seed_goes_backwards(tmp_path):
+    cells = cells_of(tmp_path, experiments=["MF_tiny_ccl", "MF_tiny_mml"], seeds=[1, 2, 3], kind="time")
+    assert [(cell.request.expid, cell.seed) for cell in cells] == [
+        ("MF_tiny_ccl", 1), ("MF_tiny_mml", 1), ("MF_tiny_mml", 2), ("MF_tiny_ccl", 2),
+        ("MF_tiny_ccl", 3), ("MF_tiny_mml", 3),
+    ]  # fmt: skip
+
+
 def test_seeds_are_the_outer_loop_and_cells_are_named_by_their_folder(tmp_path):
     cells = cells_of(tmp_path, experiments=["MF_tiny_ccl", "MF_tiny_mml"], seeds=[1, 2])
     assert [cell.name for cell in cells] == [
