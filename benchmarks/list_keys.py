@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from mml_plugin.experiment import schema
 from mml_plugin.files import atomic_write
 from mml_plugin.report.table import markdown_table
@@ -22,6 +24,11 @@ What may stand in a block of `config/model_config/` or `config/dataset_config/`,
 of the loss ([losses.md](losses.md)) and `margin_spec`, a mapping of margins to weights. `--set` takes all but `gpu`,
 `model_root`, `model_id` and `data_root`. Where no default stands, an empty value means none; an unknown key is refused,
 with the nearest one.
+
+"""
+COLUMNS = """
+## Columns
+What an entry of `feature_cols` may say; `config/dataset_config/yelp.yaml` has those of MF and of SimpleX.
 
 """
 TYPES = {"string": "text", "boolean": "True or False", "integer": "a whole number", "number": "a number"}
@@ -64,15 +71,20 @@ def _shown(bound: float) -> str:
 def row(name: str, field: Mapping[str, Any], required: bool, meaning: str) -> list[str]:
     """One key's line."""
     default = field.get("default")
-    shown = "required" if required else "" if default is None else f"`{default}`"
+    shown = "required" if required else "" if default in (None, "") else f"`{default}`"
     return [f"`{name}`", allowed(field), shown, meaning.replace("``", "`")]
+
+
+def table(model: type[BaseModel]) -> str:
+    """All keys of a model of the schema."""
+    found, says = model.model_json_schema(), meanings(model)
+    rows = [row(name, field, name in found["required"], says[name]) for name, field in found["properties"].items()]
+    return markdown_table(["key", "allowed", "default", "meaning"], rows, left=4) + "\n"
 
 
 def page() -> str:
     """All of docs/keys.md."""
-    found, says = schema.Keys.model_json_schema(), meanings(schema.Keys)
-    rows = [row(name, field, name in found["required"], says[name]) for name, field in found["properties"].items()]
-    return HEAD + markdown_table(["key", "allowed", "default", "meaning"], rows, left=4) + "\n"
+    return HEAD + table(schema.Keys) + COLUMNS + table(schema.FeatureColumn)
 
 
 def main() -> None:

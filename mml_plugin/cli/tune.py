@@ -37,7 +37,7 @@ class SeveralValues(click.Command):
 @click.option("--tag", help="Run only the cells whose name contains this.")
 @click.option("--script", type=click.Path(path_type=Path), help="What runs a cell; default: mml train.")
 @click.option("--runs", "runs_dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
-              help="Where run folders go, in tuner/NAME.")  # fmt: skip
+              help="Where run folders go; the grid's own files in tuner/NAME.")  # fmt: skip
 @click.option("--engine", default="recbox", show_default=True, help="recbox, the stock pipeline, or fast.")
 @click.option("--backend", default="auto", show_default=True,
               help="How the fast engine computes: numba, triton, torch, reference; auto picks.")  # fmt: skip

@@ -69,19 +69,33 @@ class FeatureColumn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     name: str | list[str]
+    """The column's name in the CSV files."""
     active: bool
+    """False leaves the column out."""
     dtype: str
+    """``str``, ``int`` or ``float``: as what ids are read and ordered."""
     type: Literal["index", "numeric", "categorical", "sequence"]
+    """``index`` numbers users or items, ``categorical`` is an id, ``sequence`` a history; ``numeric`` is recbox's."""
     source: str = ""
+    """``user`` or ``item``: whose the column is; an index has none."""
     preprocess: str = ""
+    """Not supported; only empty."""
     na_value: str | float | None = None
+    """What stands for a missing value, in recbox; the fast engine refuses it."""
     min_categr_count: Count | None = None
+    """Instead of the data set's, for this column."""
     embedding_dim: Count | None = None
+    """Instead of the model's, in recbox; the fast engine refuses it."""
     share_embedding: str | None = None
+    """The earlier column whose table this one reads too: SimpleX's item and history."""
     splitter: str | None = None
+    """Between the items of a history; our files have ``^``."""
     max_len: CountOrZero | None = None
+    """How many items of a history are kept; by default all of the longest, 0 likewise."""
     padding: Literal["pre", "post"] | None = None
+    """``pre`` keeps a history's last items and pads before them, ``post``, the default, the first."""
     embedding_callback: str | None = None
+    """SimpleX's history: null, written out; without the key recbox would pool it."""
 
 
 class LabelColumn(BaseModel):
