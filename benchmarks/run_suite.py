@@ -21,9 +21,10 @@ import report as reports
 from mml_plugin.data.interactions import load
 from mml_plugin.devices import resolve_device
 from mml_plugin.errors import UserError
-from mml_plugin.experiment.cell_rows import FINGERPRINT, SCREENED_OUT, WAITING, description, measured
+from mml_plugin.experiment.cell_rows import SCREENED_OUT, WAITING, description, measured
 from mml_plugin.experiment.cells import DONE, MISSING, Matcher, Outcome, Runner
 from mml_plugin.experiment.collect import Collector, slim
+from mml_plugin.experiment.dataset import data_identity, data_word
 from mml_plugin.experiment.screening import check_screen, screen
 from mml_plugin.experiment.shared_trainings import behind
 from mml_plugin.experiment.suite import Cell, Suite, make_cells, read_suite
@@ -220,7 +221,7 @@ def data_of(cell: Cell) -> str:
 def fingerprint_here(folder: Path) -> str:
     """What rows call the data in a folder; "" where none are."""
     try:
-        return load(folder).fingerprint[:FINGERPRINT]
+        return data_word(data_identity(load(folder)))
     except UserError:
         return ""
 

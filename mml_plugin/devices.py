@@ -52,7 +52,8 @@ def resolve_device(gpu: int) -> torch.device:
         there = f"GPUs 0 to {count - 1}" if count > 1 else ("only GPU 0" if count else "no GPU")
         raise UserError(f"--gpu {gpu} is not there: torch {torch.__version__} sees {there}; --gpu -1 runs on the CPU")
     capability = torch.cuda.get_device_capability(gpu)
-    if not covers(torch.cuda.get_arch_list(), capability):
+    # AMD's architectures (gfx90a) say no compute capability, and a build for them is one for them.
+    if torch.version.hip is None and not covers(torch.cuda.get_arch_list(), capability):
         name = torch.cuda.get_device_name(gpu)
         raise UserError(
             f"torch {torch.__version__} has no code for GPU {gpu} ({name}, compute capability "

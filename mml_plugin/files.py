@@ -64,12 +64,13 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO]:
         mode: ``"w"`` (UTF-8 text, newlines untouched) or ``"wb"``.
 
     Raises:
-        UserError: when the disk is full or the folder cannot be written. Whatever stood at ``path``
-            before is still there, and no temporary file is left.
+        UserError: when the disk is full or the folder cannot be written, and for a device or another thing that is no
+            file. Whatever stood at ``path`` before is still there, and no temporary file is left.
     """
-    target = Path(path)
+    target = _real_file(Path(path))
     make_folder(target.parent)
-    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    # Words of a command line that are no UTF-8 must not cost the file: they are written as escapes.
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "", "errors": "backslashreplace"}
     with writing(target):
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
         temporary = Path(name)
@@ -85,6 +86,18 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def _real_file(path: Path) -> Path:
+    """Where a file really stands: a link is not to be replaced by a file, and /dev/null not by anything."""
+    if not path.is_symlink() and (path.is_file() or not path.exists()):
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise UserError(f"cannot write {path}: its symbolic links lead in a circle")
+    if target.exists() and not target.is_file() and not target.is_dir():
+        raise UserError(f"cannot write {path}: it is a device or a pipe, not a file")
+    return target
 
 
 def checksum(path: str | os.PathLike[str], algorithm: str = "md5") -> str:

@@ -17,7 +17,7 @@ from mml_plugin.errors import UserError
 from mml_plugin.files import make_folder, writing
 
 
-def check_place(folder: Path, overwrite: bool, marks: Sequence[str], what: str) -> None:
+def check_place(folder: Path, overwrite: bool, marks: Sequence[str], what: str, own: Sequence[str] = ()) -> None:
     """Refuse a folder that must not be replaced; what a killed process left of an earlier one is put in order first.
 
     Args:
@@ -25,9 +25,11 @@ def check_place(folder: Path, overwrite: bool, marks: Sequence[str], what: str) 
         overwrite: whether the user asked to replace it.
         marks: files of which ``what`` has any; an empty folder may be replaced too.
         what: what may be replaced, in words.
+        own: all files that ``what`` may hold, where anything else, hidden files apart, is somebody's and must stay.
 
     Raises:
-        UserError: without ``overwrite``, for a folder that is not ``what``, and for the one that the command runs in.
+        UserError: without ``overwrite``, for a folder that is not ``what`` or holds more than that, and for the one
+            that the command runs in.
     """
     target = _real(folder)
     _tidy(target)
@@ -44,6 +46,12 @@ def check_place(folder: Path, overwrite: bool, marks: Sequence[str], what: str) 
     if not empty and not any((target / name).is_file() for name in marks):
         held = " or ".join(marks)
         raise UserError(f"{folder} is not {what} (it does not hold {held}): --overwrite does not replace it")
+    more = sorted(path.name for path in target.iterdir() if not path.name.startswith(".")) if own and not empty else []
+    foreign = [name for name in more if name not in own]
+    if foreign:
+        raise UserError(
+            f"{folder} holds {foreign[0]!r}, which is no part of {what} and would be lost: move it away first"
+        )
 
 
 def build_folder(folder: Path, fill: Callable[[Path], None], check: Callable[[], None] | None = None) -> None:

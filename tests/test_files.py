@@ -104,3 +104,34 @@ def test_checksum_equals_hashlib_over_several_chunks(tmp_path):
 )
 def test_nearest_names(name, says):
     assert nearest(name, ["margins", "loss"]).startswith(says)
+
+
+def test_a_link_stays_one_and_the_file_behind_it_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "out.txt"
+    link.symlink_to(tmp_path / "disk" / "real.txt")
+    for text in ("first", "second"):
+        with atomic_write(link) as stream:
+            stream.write(text)
+    assert link.is_symlink()
+    assert (tmp_path / "disk" / "real.txt").read_text() == "second"
+    assert os.listdir(tmp_path / "disk") == ["real.txt"]
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / name).symlink_to(tmp_path / other)
+    with pytest.raises(UserError, match="its symbolic links lead in a circle"), atomic_write(tmp_path / "a"):
+        pass
+
+
+def test_a_pipe_or_device_is_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="it is a device or a pipe, not a file"), atomic_write(tmp_path / "pipe", "wb"):
+        pass
+    with pytest.raises(UserError, match="cannot write /dev/null: it is a device"), atomic_write("/dev/null"):
+        pass
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_words_that_are_no_utf8_cost_no_file(tmp_path):
+    with atomic_write(tmp_path / "out.txt") as stream:
+        stream.write(os.fsdecode(b"donn\xe9es.csv"))
+    assert (tmp_path / "out.txt").read_text(encoding="utf-8") == "donn\\udce9es.csv"

@@ -98,11 +98,11 @@ def newest(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def _pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """recbox's and numba's rows that were measured in the same run, the oldest first."""
+    """recbox's and numba's rows that were measured in the same run, the oldest first; numba's alone have no factor."""
     found = [
         (stock, fast) for stock in rows for fast in rows
         if all(fast[k] == stock[k] for k in ("case", "commit", *MACHINE))
-        and (fast["backend"], stock["engine"]) == ("numba", "recbox")
+        and (fast["backend"], stock["engine"]) == ("numba", "recbox") and fast["times_faster"]
     ]  # fmt: skip
     return sorted(found, key=lambda pair: pair[1]["date"])
 

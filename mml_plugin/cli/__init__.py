@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,6 +99,11 @@ def main(argv: Sequence[str] | None = None, default_config: Path | None = None, 
     except (KeyboardInterrupt, click.Abort):
         click.echo("stopped", err=True)
         return 130
+    except OSError as error:
+        if error.filename is None or not error.strerror:
+            raise
+        click.echo(f"error: {os.fsdecode(error.filename)}: {error.strerror.lower()}", err=True)
+        return 2
     except (MemoryError, RuntimeError) as error:
         lacking = lacking_memory(error)
         if not lacking:

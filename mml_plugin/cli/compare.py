@@ -63,7 +63,7 @@ def compare(
     from mml_plugin.devices import resolve_device
     from mml_plugin.experiment.cells import Matcher
     from mml_plugin.experiment.run import RunRequest, check_request, command_line
-    from mml_plugin.experiment.side_by_side import exit_code, run_cells, write_report
+    from mml_plugin.experiment.side_by_side import check_out, exit_code, run_cells, write_report
     from mml_plugin.report.needs import check_installed
     from mml_plugin.report.spec import Spec
 
@@ -78,9 +78,12 @@ def compare(
         if given:
             raise UserError(f"{given[0]} goes with --train, --test and --losses; an experiment has its own")
         cells, suite, out, notes = _experiments(settings, expids, options)
+        check_out(out)
         outcomes = run_cells(cells, out, matcher=matcher, overwrite=options["overwrite"], say=click.echo)
     elif expids or train is None or test is None or not losses:
         raise UserError("give either experiments, or all three of --train FILE, --test FILE and --losses a,b")
+    elif options["config_dir"]:
+        raise UserError("--config goes with experiments; with --train and --test the configuration is made in --out")
     else:
         cells, suite, out, notes, outcomes = _own(train, test, losses, options, matcher)
     spec = Spec(suite.title, kind=suite.kind, notes=notes, rebuild=command_line())
@@ -120,7 +123,7 @@ def _check_own_overrides(options: dict[str, Any]) -> None:
     from mml_plugin.experiment.own_data import LOSS_SPACES
 
     flags = {"num_negs": "--negatives", "epochs": "--epochs"}
-    tuned = {"learning_rate", *(key for space in LOSS_SPACES.values() for key in space)}
+    tuned = {"learning_rate", "margins", "margin_weights", *(key for space in LOSS_SPACES.values() for key in space)}
     for text in options["overrides"]:
         key = text.partition("=")[0].strip()
         if key in flags:
@@ -131,7 +134,7 @@ def _check_own_overrides(options: dict[str, Any]) -> None:
 
 def _own(train: Path, test: Path, losses: str, options: dict[str, Any], matcher: Any) -> tuple:
     from mml_plugin.experiment.own_data import prepare
-    from mml_plugin.experiment.side_by_side import tune_and_run
+    from mml_plugin.experiment.side_by_side import check_out, tune_and_run
     from mml_plugin.experiment.suite import make_cells, slug
 
     words = [word.strip() for word in losses.split(",") if word.strip()]
@@ -139,6 +142,7 @@ def _own(train: Path, test: Path, losses: str, options: dict[str, Any], matcher:
     keys = {key: options[key] for key in EXTRA if options[key] is not None}
     keys |= {name: options[name] for name in ("engine", "backend", "valid_share")}
     _check_own_overrides(options)
+    check_out(out)
     own = prepare(train, test, words, out, protocol=options["protocol"], overrides=options["overrides"], **keys)
     for note in own.notes:
         click.echo(note)

@@ -8,6 +8,7 @@ import click
 
 from mml_plugin.errors import UserError
 
+OF_RUNS = ("ids.parquet", "per_user.parquet", "seen.parquet")
 OTHERS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".npz", ".npy", ".xlsx", ".gz", ".zip")
 
 
@@ -15,8 +16,12 @@ def parquet_file(_context: click.Context, _parameter: click.Parameter, path: Pat
     """The path, unless its ending promises another format; a callback of a click option.
 
     Raises:
-        UserError: for such an ending.
+        UserError: for such an ending, and for a file of a run's own in its folder.
     """
+    if path is not None and path.name in OF_RUNS and (path.parent / "result.json").is_file():
+        raise UserError(
+            f"--output {path} is a file of the run in {path.parent.resolve()}: give it another name or folder"
+        )
     if path is not None and path.suffix.lower() in OTHERS:
         raise UserError(f"--output is a Parquet file, not {path.suffix}: name it {path.stem}.parquet")
     return path

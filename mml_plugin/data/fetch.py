@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from mml_plugin.data.catalog import KNOWN
 from mml_plugin.data.importing import import_dataset
-from mml_plugin.data.store import MARKS, folder_of
+from mml_plugin.data.store import MARKS, OWN, folder_of
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.files import checksum, make_folder
 from mml_plugin.folders import check_place
@@ -34,7 +34,7 @@ def fetch(name: str, root: Path, overwrite: bool = False) -> Path:
         raise UserError(
             f"there is no known data set {name!r}; {nearest(name, KNOWN)} (mml data import takes other sets)"
         )
-    check_place(folder_of(root, name), overwrite, MARKS, "a data set")
+    check_place(folder_of(root, name), overwrite, MARKS, "a data set", OWN)
     _check_endpoint()
     known = KNOWN[name]
     work = make_folder(Path(root) / ".download" / name)

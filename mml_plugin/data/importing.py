@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import gzip
+import lzma
 import warnings
+import zipfile
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +20,9 @@ from mml_plugin.data.interactions import Interactions, find_text, load_text
 from mml_plugin.data.store import folder_of, store
 from mml_plugin.errors import UserError
 from mml_plugin.files import checksum
+
+# What reading a packed file that was cut off or damaged may raise, beside the errors of its content.
+BROKEN = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 
 def import_dataset(name: str, source: Path, root: Path, drop_cold_users: bool = False, overwrite: bool = False) -> Path:
@@ -139,8 +145,8 @@ def read_pairs_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{path} is empty; its first line must be a header with user,item") from None
     except UnicodeDecodeError as error:
         raise UserError(f"cannot read {path}: it is not UTF-8 ({error.reason} at byte {error.start})") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    except (ValueError, OSError, ImportError, *BROKEN) as error:
+        raise UserError(f"cannot read {path}: {' '.join(str(error).split()) or type(error).__name__}") from None
     _refuse_nul(path)
     for column in ("user", "item"):
         if column not in frame:

@@ -20,8 +20,9 @@ from mml_plugin.folders import build_folder, check_place
 
 # What a data set's folder holds.
 FILES = ("train.txt", "test.txt", "train.csv", "test.csv", "item_corpus.csv", "dataset.json")
-# A folder with one of these is a data set, whoever made it.
-MARKS = ("dataset.json", "train.txt", "train.txt.gz", "train.csv")
+# A folder with this one is a data set of ours: others may hold the only copy of somebody's files.
+MARKS = ("dataset.json",)
+OWN = (*FILES, "users.txt", "items.txt")
 
 
 def store(data: Interactions, folder: Path, source: str, notes: tuple[str, ...] = (), overwrite: bool = False) -> Path:
@@ -39,7 +40,7 @@ def store(data: Interactions, folder: Path, source: str, notes: tuple[str, ...] 
             written.
     """
     folder = Path(folder)
-    check = partial(check_place, folder, overwrite, MARKS, "a data set")
+    check = partial(check_place, folder, overwrite, MARKS, "a data set", OWN)
     check()
     check_ids([("user", data.user_ids), ("item", data.item_ids)])
 

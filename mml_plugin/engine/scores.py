@@ -97,7 +97,7 @@ def sampled_scores(
     _check(user_vecs, item_table, item_index)
     if not in_range:
         _check_range(item_index, len(item_table))
-    chosen = _selected.of(backend, user_vecs.device) if isinstance(backend, str) else backend
+    chosen = _chosen(backend, user_vecs)
     if normalize and inverse_norms is None:
         inverse_norms = item_table.detach().norm(dim=1).clamp_min(NORM_FLOOR).reciprocal()
     index = item_index.to(chosen.index_dtype).contiguous()
@@ -129,6 +129,17 @@ class _Selected(threading.local):
 
 
 _selected = _Selected()
+
+
+def _chosen(backend: str | Backend, vectors: Tensor) -> Backend:
+    """The backend; for vectors of a type that ``auto``'s pick does not take, the one that takes any."""
+    chosen = _selected.of(backend, vectors.device) if isinstance(backend, str) else backend
+    if vectors.dtype in chosen.dtypes:
+        return chosen
+    if backend == "auto":
+        return _selected.of("torch", vectors.device)
+    known = ", ".join(str(dtype).removeprefix("torch.") for dtype in chosen.dtypes)
+    raise ValueError(f"backend {chosen.name!r} takes {known}, and the vectors are {vectors.dtype}")
 
 
 def _check(user: Tensor, table: Tensor, index: Tensor) -> None:

@@ -62,6 +62,13 @@ class Settings:
     capture: bool = True
     progress: bool = True
 
+    def check_size(self, rows: int) -> None:
+        """Raise a :class:`UserError` for batches of more scores than 32 bits count, which the kernels count in."""
+        if min(self.batch_size, rows) * (1 + self.num_negs) >= 2**31:
+            raise UserError(
+                f"batch_size {self.batch_size} with num_negs {self.num_negs}: a batch may have at most 2^31 - 1 scores"
+            )
+
     def check_monitor(self) -> None:
         """Raise a :class:`UserError` for a monitor that is none of the metrics."""
         for name in self.monitor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -79,7 +79,9 @@ class Trainer:
             logging.info("gamma is 1: histories cannot matter and are not computed")
         self._parameters = parameters = trained_parameters(module, loss)
         check_declared(model, parameters, loss)
+        _check_types(parameters)
         settings.check_monitor()
+        settings.check_size(len(data.users))
         settle_loss(loss, model.user_table)
         self._reads: dict[str, Callable[[Batch], Tensor]] = {}  # of each delayed table, the rows that a batch reads
         states = {name: TableState.of(parameter) for name, parameter in parameters.items()}
@@ -288,6 +290,17 @@ class Trainer:
             f"training stopped in epoch {self.epoch + 1}: {what}; a smaller learning_rate or smaller weights may help"
         )
 
+    def _random_states(self) -> list[Tensor]:
+        """torch's own generators: nothing here draws from them, but a loss or a history tower of somebody's may."""
+        on_device = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
+        return [torch.get_rng_state(), *on_device]
+
+    def _put_back_random_states(self, states: Sequence[Tensor]) -> None:
+        for state in states[:1]:
+            torch.set_rng_state(state.cpu())
+        for state in states[1:]:
+            torch.cuda.set_rng_state(state.cpu(), self.device)
+
     def _conditions(self) -> dict[str, Any]:
         return {"threads": torch.get_num_threads(), "device": str(self.device), "backend": self.backend.name}
 
@@ -307,6 +320,7 @@ class Trainer:
             "best": self.best,
             "kept_epoch": self.kept_epoch,
             "optimiser": self.optimiser.state_dict(),
+            "random": self._random_states(),
         }
         write_state(self.state_path, state)
 
@@ -328,6 +342,7 @@ class Trainer:
             self.schedule.best, self.schedule.best_epoch, self.schedule.stops = state["schedule"]
             self.optimiser.load_state_dict(state["optimiser"])
             self._load(state["model"])
+            self._put_back_random_states(state.get("random", []))
         logging.info("Resumed after epoch %d from %s", self.epoch, self.state_path)
         return self.epoch
 
@@ -340,3 +355,9 @@ class Trainer:
         if missing:
             lacking = f"{self.state_path} lacks {', '.join(missing)}, which an earlier version did not keep"
             raise UserError(f"{lacking}; --overwrite begins anew")
+
+
+def _check_types(parameters: Mapping[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise UserError(f"the fast engine trains float32 or float64, and {name} is {parameter.dtype}")

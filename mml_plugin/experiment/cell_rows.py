@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mml_plugin.experiment.cells import DONE
+from mml_plugin.experiment.dataset import data_word
 from mml_plugin.experiment.run import RunRequest
 from mml_plugin.experiment.run_folder import band_column, exactly, history_thresholds
 from mml_plugin.experiment.suite import SHORT, Cell, dataset_of, show
@@ -17,7 +18,6 @@ from mml_plugin.registry import margins_of
 from mml_plugin.report.rows import Row
 
 OUTDATED, SCREENED_OUT, WAITING = "outdated", "screened out", "waiting"
-FINGERPRINT = 16  # digits of a data fingerprint in a row
 
 
 def measured(row: Row) -> bool:
@@ -114,7 +114,7 @@ def result_row(result: Mapping[str, Any], cell: Cell) -> Row:
         **{name: versions.get(name, "") for name in ("python", "torch", "numpy", "numba", "triton", "recbox")},
         "users": result["data"]["users"],
         "test_users": result["data"].get("test_users", ""),
-        "data_fingerprint": result["data"]["fingerprint"][:FINGERPRINT],
+        "data_fingerprint": data_word(result["data"]),
         "identity": result["identity"],
         "commit": result["commit"],
         "date": result["date"],

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from mml_plugin.data.interactions import load
 from mml_plugin.engine import backends
 from mml_plugin.errors import UserError, lacking_memory
-from mml_plugin.experiment.dataset import check_data, data_identity
+from mml_plugin.experiment.dataset import check_data, data_identity, data_word
 from mml_plugin.experiment.identity import Conditions, identity_of
 from mml_plugin.experiment.logs import show_duration
 from mml_plugin.experiment.run import RunRequest, run
@@ -91,9 +91,9 @@ class Matcher:
         return cell.folder.read_result().get("identity") == self._identity(cell, conditions)
 
     def fingerprint(self, cell: Cell) -> str:
-        """The fingerprint of the cell's data; "" where they cannot be read."""
+        """What rows call the cell's data; "" where they cannot be read."""
         try:
-            return self._data_of(cell)["fingerprint"]
+            return data_word(self._data_of(cell))
         except UserError:
             return ""
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from mml_plugin.experiment import kept_users
 from mml_plugin.experiment.cell_rows import (
-    FINGERPRINT,
     OUTDATED,
     SCREENED_OUT,
     WAITING,
@@ -42,8 +41,9 @@ class Collector:
         screened: (group, label) of cells that are to have no whole run -> why. What was measured of them before
             stays in their rows, and no report shows it.
         waiting: (group, label) of cells of which nobody can say yet whether they are to have one -> why.
-        fingerprint: a cell -> the fingerprint of its data as they are now, "" where they cannot be read. What was
-            measured on other data stays in its row, and no report shows it.
+        fingerprint: a cell -> the :func:`~mml_plugin.experiment.dataset.data_word` of its data as they are now, ""
+            where they cannot be read. What was measured on other data, or on these in another order, stays in its row,
+            and no report shows it.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Collector:
     ) -> None:
         self.stem, self.cells, self.hide = stem, list(cells), hide
         self.screened, self.waiting = dict(screened or {}), dict(waiting or {})
-        self._data = {settings_of(description(cell)): fingerprint(cell)[:FINGERPRINT] for cell in self.cells}
+        self._data = {settings_of(description(cell)): fingerprint(cell) for cell in self.cells}
         self._by_name = {cell.name: cell for cell in self.cells}
         self._families = {(cell.group, cell.label): cell.family for cell in self.cells}
         self._lock = lock_of(stem)
@@ -69,7 +69,7 @@ class Collector:
         """
         make_folder(self.stem.parent)
         with self._lock:
-            rows = Rows.load(self.stem)
+            rows = Rows.load_own(self.stem)
             known = {row["cell"]: row for row in rows.cells}
             epochs = rows.epochs()
             for outcome in outcomes:
@@ -105,7 +105,7 @@ class Collector:
         make_folder(self.stem.parent)
         newest = newest_of(stem for stem in stems if stem != self.stem)
         with self._lock:
-            rows = Rows.load(self.stem)
+            rows = Rows.load_own(self.stem)
             self._put(rows, *self._taken_over(rows, newest))
         return rows
 
@@ -170,7 +170,7 @@ class Collector:
         Args:
             stems: of suites whose rows count as after :meth:`adopt`.
         """
-        rows = Rows.load(self.stem)
+        rows = Rows.load_own(self.stem)
         newest = newest_of(stem for stem in stems if stem != self.stem)
         known, epochs = self._taken_over(rows, newest)
         self._set(rows, known, epochs)

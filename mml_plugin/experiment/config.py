@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from mml_plugin.engine.metrics import METRICS
 from mml_plugin.errors import UserError, nearest
-from mml_plugin.experiment.identity import canonical_hash
+from mml_plugin.experiment.identity import canonical_hash, is_json
 from mml_plugin.experiment.schema import NOT_IDENTITY, NOT_READ_BY, UNUSED, Keys, known_keys
 from mml_plugin.experiment.yaml_blocks import Value, read_blocks, read_value
 from mml_plugin.hosts.recbox import allowed
@@ -175,6 +175,8 @@ def _checked(expid: str, written: Mapping[str, Value]) -> dict[str, Any]:
     for key, value in merged.items():
         if key not in known:
             raise UserError(f"{value.where}: unknown key {key!r}; {nearest(key, known | {'margin_spec'})}")
+        if not is_json(value.value):
+            raise UserError(f"{value.where}: {key} is a date or another thing that is no setting: {value.value!r:.60}")
     where = {key: value.where for key, value in merged.items()}
     given = {key: value.value for key, value in merged.items()}
     _check_names(given, where)

@@ -71,6 +71,15 @@ def data_identity(interactions: Interactions) -> dict[str, str]:
     return {"fingerprint": interactions.fingerprint, "order": order}
 
 
+def data_word(data: Mapping[str, Any]) -> str:
+    """The data in a row: the interactions, and the order in which train has them, by which users are numbered.
+
+    Args:
+        data: ``fingerprint`` and ``order``, as ``result.json`` has them.
+    """
+    return f"{data['fingerprint'][:16]}/{data.get('order', '')[:8]}"
+
+
 def data_folder(params: Mapping[str, Any]) -> Path:
     """The folder of the configured CSV files.
 

@@ -22,6 +22,15 @@ def canonical_hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def is_json(content: Any) -> bool:
+    """Whether JSON can hold it: YAML knows more, dates for one, which no key takes."""
+    try:
+        json.dumps(content)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def run_identity(context: Context, trained: Trained) -> str:
     """Hash of configuration, data, engine, backend, dtype, device, threads, protocol, its share, batch limit and seed.
 

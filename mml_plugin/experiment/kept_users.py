@@ -76,7 +76,10 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         return None
     try:
-        return pq.read_table(path)
+        found = pq.read_table(path)
+        if "user_row" not in found.column_names:
+            raise pa.ArrowInvalid("it has no column user_row")
+        return found
     except (pa.ArrowException, OSError) as error:
         logging.warning("%s cannot be read and is left out of the comparison over users: %s", path, error)
         return None

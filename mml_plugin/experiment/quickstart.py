@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mml_plugin.data.interactions import load
 from mml_plugin.errors import UserError
-from mml_plugin.experiment.config import load_experiment
+from mml_plugin.experiment.config import Experiment, load_experiment
 from mml_plugin.experiment.run import RunRequest, run
 from mml_plugin.experiment.run_folder import RunFolder, folder_name
 from mml_plugin.report.curves import active_share, plot_curves, read_history
@@ -25,8 +26,7 @@ def run_quickstart(config_dir: Path, runs_dir: Path, overwrite: bool = False) ->
     for experiment in experiments.values():
         _make_data(Path(experiment.params["train_data"]).parent)
     folders = {
-        name: _run_or_reuse(config_dir, runs_dir, LOSSES[name], int(experiment.params["seed"]), overwrite)
-        for name, experiment in experiments.items()
+        name: _run_or_reuse(config_dir, runs_dir, experiment, overwrite) for name, experiment in experiments.items()
     }
     picture = runs_dir / "quickstart.png"
     plot_curves({name: folder.history for name, folder in folders.items()}, METRICS[0], picture)
@@ -50,10 +50,19 @@ def _make_data(folder: Path) -> None:
         generate(folder)
 
 
-def _run_or_reuse(config_dir: Path, runs_dir: Path, expid: str, seed: int, overwrite: bool) -> RunFolder:
+def _check_data(folder: RunFolder, data: Path) -> None:
+    """Refuse a finished run on other data than are there now: it would stand beside one on these."""
+    if folder.read_result()["data"]["fingerprint"] != load(data).fingerprint:
+        raise UserError(f"{folder.path} is of other data than {data} has now; mml quickstart --overwrite begins anew")
+
+
+def _run_or_reuse(config_dir: Path, runs_dir: Path, experiment: Experiment, overwrite: bool) -> RunFolder:
+    expid, seed = experiment.expid, int(experiment.params["seed"])
+    data = Path(experiment.params["train_data"]).parent
     folder = RunFolder(runs_dir / expid / folder_name("recbox", "paper", seed))
     folder.recover()
     if folder.finished and not overwrite:
+        _check_data(folder, data)
         return folder
     resume = folder.checkpoint.is_file() and not overwrite
     return run(RunRequest(expid, config_dir, runs_dir=runs_dir, resume=resume, overwrite=overwrite))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mml_plugin.errors import UserError
 from mml_plugin.experiment.cells import ELSEWHERE, FAILED, Matcher, Outcome, Runner, running_elsewhere
 from mml_plugin.experiment.collect import Collector
 from mml_plugin.experiment.suite import Cell, Suite
@@ -18,6 +19,18 @@ from mml_plugin.report.spec import Spec
 from mml_plugin.report.table import markdown_table
 
 STEM = "rows"
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder whose report is somebody else's: it would be written over.
+
+    Raises:
+        UserError: for a folder that holds a ``report.*`` and no rows of a comparison.
+    """
+    if not (out / f"{STEM}.csv").is_file():
+        for kind in ("md", "html", "csv"):
+            if (path := out / f"report.{kind}").exists():
+                raise UserError(f"--out {out}: {path} is there and no comparison made it; give another folder")
 
 
 def run_cells(

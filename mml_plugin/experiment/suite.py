@@ -296,6 +296,7 @@ def make_cells(
             if (twin.group, twin.label) != (cell.group, cell.label):
                 raise UserError(f"{where}: {twin.label!r} and {cell.label!r} are the same run; list it once")
     _check_labels(cells.values(), where)
+    _check_data(cells.values(), where)
     _check_families(cells.values(), where)
     return list(cells.values())
 
@@ -308,6 +309,17 @@ def _check_labels(cells: Iterable[Cell], where: str) -> None:
         what = f"{cell.experiment.identity()} {cell.request.engine} {data}"
         if seen.setdefault((cell.group, cell.label), what) != what:
             raise UserError(f"{where}: two different lines are labelled {cell.label!r} in {cell.group!r}; give labels")
+
+
+def _check_data(cells: Iterable[Cell], where: str) -> None:
+    """Refuse a group on two data sets: its lines would be compared."""
+    seen: dict[str, Path] = {}
+    for cell in cells:
+        folder = _data_folder(cell.experiment)
+        if seen.setdefault(cell.group, folder) != folder:
+            raise UserError(
+                f"{where}: {cell.group!r} would compare runs on {seen[cell.group]} with runs on {folder}; give groups"
+            )
 
 
 def _check_families(cells: Iterable[Cell], where: str) -> None:
@@ -369,6 +381,19 @@ def dataset_of(experiment: Experiment) -> str:
     return Path(experiment.params["train_data"]).parent.name
 
 
+def _data_folder(experiment: Experiment) -> Path:
+    return Path(experiment.params["train_data"]).parent.resolve()
+
+
+def _told_apart(folders: Sequence[Path]) -> list[str]:
+    """A name for each: the folder's own, with as many of its parents' as it takes where different ones share it."""
+    for depth in range(1, max(len(folder.parts) for folder in folders)):
+        names = ["/".join(folder.parts[-depth:]) for folder in folders]
+        if len(set(names)) == len(set(folders)):
+            return names
+    return [str(folder) for folder in folders]
+
+
 def default_group(experiment: Experiment) -> str:
     """``MF on yelp18, 100 negatives``."""
     params = experiment.params
@@ -389,7 +414,7 @@ def comparison(expids: Sequence[str], config_dir: Path, overrides: Iterable[str]
         raise UserError("give at least two different experiments to compare")
     words = list(overrides)
     resolved = {e: load_experiment(config_dir, e, words) for e in expids}
-    data = {e: dataset_of(experiment) for e, experiment in resolved.items()}
+    data = dict(zip(resolved, _told_apart([_data_folder(experiment) for experiment in resolved.values()])))
     alone = [e for e, name in data.items() if list(data.values()).count(name) == 1]
     if alone:
         others = ", ".join(sorted({name for e, name in data.items() if e != alone[0]}))

@@ -36,7 +36,7 @@ from mml_plugin.devices import resolve_device
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.experiment.cells import DONE, ELSEWHERE, FAILED, is_locked, running_elsewhere, train_words
 from mml_plugin.experiment.config import Experiment, config_files, load_experiment
-from mml_plugin.experiment.identity import canonical_hash
+from mml_plugin.experiment.identity import canonical_hash, is_json
 from mml_plugin.experiment.run import DATA_KEYS, ENGINES, RunRequest, check_request, run_folder_of
 from mml_plugin.experiment.run_folder import FolderInUse, RunFolder
 from mml_plugin.experiment.schema import known_keys
@@ -179,6 +179,10 @@ def read_space(tuner_file: Path) -> dict[str, list[Any]]:
         if key == "dataset_id":
             raise UserError(f"{tuner_file}: dataset_id is not tuned; put one beside tuner_space, or write two files")
         space[key] = values if isinstance(values, list) else [values]
+        if not is_json(space[key]):
+            raise UserError(
+                f"{tuner_file}: tuner_space, {key}: a date or another thing that is no setting: {values!r:.60}"
+            )
         if not space[key]:
             raise UserError(f"{tuner_file}: tuner_space lists no value for {key}")
     return space
@@ -306,6 +310,10 @@ def _run_cells(cells: list[Cell], gpus: Sequence[int], template: RunRequest, run
                 return DONE if cell.result.is_file() or train(cell, gpu) else FAILED
         except Timeout:
             return ELSEWHERE
+        except (UserError, OSError) as error:
+            # One cell's folder or log; the others go on.
+            logging.error("%s: %s", cell.expid, error)
+            return FAILED
         finally:
             free.put(gpu)
 

@@ -56,7 +56,7 @@ class BilateralSoftmaxLoss(SampledLoss):
     def compute(self, positive: Tensor, negatives: Tensor, users: Tensor | None = None) -> Tensor:
         pulled, pushed = positive / self.temperature, torch.logsumexp(negatives / self.temperature, dim=1)
         if self.mode != "reweight":
-            pushed = pushed - torch.log(torch.tensor(float(negatives.size(1)), dtype=pushed.dtype))
+            pushed = pushed - pushed.new_full((), negatives.size(1)).log()
         if users is not None:
             pulled = log_mean_exp_by_group(pulled, users)
         tau2 = 1.0 if self.mode == "single" else self.temperature2

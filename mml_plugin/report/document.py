@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 
@@ -87,6 +88,7 @@ class Document:
     def write(self, folder: Path) -> None:
         """Write ``report.md``, ``report.html``, ``report.csv`` and the PNGs; remove what an earlier report had more."""
         make_folder(folder)
+        self.blocks = _named_apart(self.blocks)
         stale = _pictures_of(folder / "report.md") - {block.name for block in self.blocks if isinstance(block, Image)}
         for block in self.blocks:
             if isinstance(block, Image):
@@ -114,6 +116,20 @@ class Document:
             '<link rel="icon" href="data:,">\n'
             f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
         )
+
+
+def _named_apart(blocks: Sequence[Block]) -> list[Block]:
+    """The blocks; of pictures with one name (groups that differ in signs alone) the later ones are numbered."""
+    seen: Counter[str] = Counter()
+    found = []
+    for block in blocks:
+        if isinstance(block, Image):
+            seen[block.name] += 1
+            if seen[block.name] > 1:
+                name = Path(block.name)
+                block = replace(block, name=f"{name.stem}-{seen[block.name]}{name.suffix}")
+        found.append(block)
+    return found
 
 
 def _pictures_of(report: Path) -> set[str]:

@@ -21,6 +21,10 @@ FIRST = (
 )  # fmt: skip
 
 
+# What tells each of the three files from somebody else's of that name.
+KEYS = {".csv": ("cell", "state"), "-history.csv": ("cell", "epoch"), "-users.csv": ("group", "metric", "runs")}
+
+
 @dataclass
 class Rows:
     """The rows of one suite.
@@ -39,6 +43,16 @@ class Rows:
     def load(cls, stem: Path) -> Rows:
         """Read the three files below ``<stem>``; one that is not there is empty."""
         return cls(*(read_csv(path) for path in paths(stem)))
+
+    @classmethod
+    def load_own(cls, stem: Path) -> Rows:
+        """The same of files that are written anew afterwards; a :class:`UserError` where one is somebody else's."""
+        found = cls.load(stem)
+        for path, rows in zip(paths(stem), (found.cells, found.history, found.users)):
+            lacking = [name for name in KEYS[path.name.removeprefix(stem.name)] if rows and name not in rows[0]]
+            if lacking:
+                raise UserError(f"{path} holds no rows of a comparison: its column {lacking[0]!r} is missing")
+        return found
 
     def save(self, stem: Path) -> None:
         """Write the three files, each complete or as it was.
@@ -100,7 +114,7 @@ def read_csv(path: Path) -> list[Row]:
     if not path.is_file():
         return []
     try:
-        with open(path, newline="", encoding="utf-8") as stream:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
             return [{key: value or "" for key, value in row.items()} for row in csv.DictReader(stream)]
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None

@@ -19,6 +19,12 @@ from mml_plugin.experiment.run_folder import EXPORT
 from mml_plugin.folders import build_folder, check_place
 from mml_plugin.serving.saved_run import SavedRun
 
+# What exports of any format hold.
+FILES = (
+    EXPORT, "embeddings.safetensors", "embeddings.npz", "users.csv", "items.csv", "items.faiss", "users.npy",
+    "user_ids.txt", "item_ids.txt",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Vectors:
@@ -50,7 +56,7 @@ def export(run: SavedRun, format: str, output: Path, cosine: bool = False, overw
     """
     if format not in FORMATS:
         raise UserError(f"--format {format!r} is unknown; {nearest(format, FORMATS)}")
-    check = partial(check_place, output, overwrite, (EXPORT,), "an earlier export")
+    check = partial(check_place, output, overwrite, (EXPORT,), "an earlier export", FILES)
     check()
     if cosine and run.has_bias:
         raise UserError("--cosine would change the ranking: the vectors' last column is an item bias")

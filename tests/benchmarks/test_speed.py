@@ -175,6 +175,8 @@ def test_the_readme_shows_each_cases_newest_pair_and_no_pair_of_different_runs()
 
     old, new = pair("a", "2026-11-02", "8", "x"), pair("a", "2026-11-10", "7", "y")
     alone = pair("b", "2026-11-01", "5", "z")
+    again = {**new[1], "times_faster": ""}  # numba timed alone, later on the same commit
+    assert newest([*new, again]) == newest(new)
     # Of two rows of one day the file's later one is the newer.
     assert newest([*pair("a", "2026-11-10", "6", "v"), *new])[0][3] == "100.0 s, 7.0 s"
     assert newest([*new, *pair("a", "2026-11-10", "6", "v")])[0][3] == "100.0 s, 6.0 s"

@@ -269,6 +269,8 @@ def test_simplex_on_own_files(files):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        ([*OWN, "ccl,mml", "--config", "x"], "--config goes with experiments"),
+        ([*OWN, "ccl,mml", "--cells", "2", "--set", "margins=[0.5]"], "--set margins: the tuning cells choose it"),
         ([], "give at least two different experiments"),
         (["MF_tiny_ccl"], "give at least two different experiments"),
         (["MF_tiny_cll", "MF_tiny_mml"], "there is no experiment 'MF_tiny_cll'"),
@@ -367,3 +369,12 @@ def test_every_loss_gets_as_many_different_cells():
     assert all(other == rates[0] for other in rates)
     with pytest.raises(UserError, match="MSELoss has 12 cells and every loss gets the same number"):
         own_data.tuning_cells("MSELoss", 13, 1)
+
+
+def test_a_report_of_somebody_else_is_not_written_over(files, capsys):
+    (files / "report.md").write_text("mine")
+    for words in (["MF_tiny_ccl", "MF_tiny_mml"], [*OWN, "ccl,mml"]):
+        assert compare(["compare", *words, "--seeds", "1", "--out", "."]) == 2
+        assert "--out .: report.md is there and no comparison made it" in capsys.readouterr().err
+    assert (files / "report.md").read_text() == "mine"
+    assert not (files / "rows.csv").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import runpy
 import sys
 from pathlib import Path
@@ -48,3 +49,14 @@ def test_a_script_names_itself_in_its_usage(script, words, monkeypatch, capsys):
     assert stop.value.code == (0 if asked else 2)
     said = capsys.readouterr()
     assert (said.out if asked else said.err).startswith(f"Usage: {script} [OPTIONS]\n")
+
+
+def test_what_the_system_refuses_is_one_sentence_whatever_the_command(monkeypatch, capsys):
+    from mml_plugin.cli import env
+
+    def refuse():
+        raise PermissionError(errno.EACCES, "Permission denied", "/data/.cache/x.lock")
+
+    monkeypatch.setattr(env, "environment", refuse)
+    assert main(["env"]) == 2
+    assert capsys.readouterr().err == "error: /data/.cache/x.lock: permission denied\n"

@@ -7,6 +7,8 @@ import gzip
 import json
 import shutil
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -218,16 +220,24 @@ def test_overwrite_replaces_a_data_set_and_nothing_else(tmp_path, capsys):
     words = ["data", "synth", "--users", "20", "--items", "64", "--root", str(tmp_path), "--overwrite", "--name"]
     (tmp_path / "empty").mkdir()
     text(tmp_path / "docs", "letter.txt", "dear all")
-    text(tmp_path / "raw", "train.txt", "0 1\n")
-    for name in ("empty", "raw", "raw"):
+    text(tmp_path / "raw", "train.txt", "0 1\n")  # as downloaded, the only copy for all we know
+    for name in ("empty", "empty"):
         assert main([*words, name]) == 0
-    for name in ("docs", "docs/letter.txt"):
+    for name in ("docs", "docs/letter.txt", "raw"):
         folder = tmp_path / name
         with pytest.raises(UserError, match="is not a data set"):
             synthetic.generate(folder, 20, 64, overwrite=True)
     assert main([*words, "docs"]) == 2
     assert "is not a data set" in capsys.readouterr().err
     assert (tmp_path / "docs" / "letter.txt").read_text() == "dear all"
+    assert (tmp_path / "raw" / "train.txt").read_text() == "0 1\n"
+    text(tmp_path / "empty", "notes.txt", "mine")
+    text(tmp_path / "empty", ".hidden", "nobody's")
+    assert main([*words, "empty"]) == 2
+    assert "holds 'notes.txt', which is no part of a data set and would be lost" in capsys.readouterr().err
+    assert (tmp_path / "empty" / "notes.txt").read_text() == "mine"
+    (tmp_path / "empty" / "notes.txt").unlink()
+    assert main([*words, "empty"]) == 0
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "../other", "a/b", ".hidden", "-x"])
@@ -253,3 +263,14 @@ def test_ids_that_are_not_utf8_are_told(tmp_path):
     text(folder, "items.txt", "tea\nmilk\n")
     with pytest.raises(UserError, match=r"users\.txt: it is not UTF-8"):
         load(folder)
+
+
+@pytest.mark.parametrize("ending", ["gz", "xz", "zip", "bz2"])
+def test_a_packed_file_that_was_cut_off_is_one_sentence(tmp_path, ending, capsys):
+    rows = pd.DataFrame({"user": np.arange(3000) % 50, "item": np.arange(3000) * 7919 % 1000})
+    whole, cut = tmp_path / f"whole.csv.{ending}", tmp_path / f"cut.csv.{ending}"
+    rows.to_csv(whole, index=False)
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    words = ["data", "import", "mine", "--train", str(cut), "--test", str(whole), "--root", str(tmp_path / "root")]
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith(f"error: cannot read {cut}: ")

@@ -17,7 +17,7 @@ from mml_plugin.errors import UserError
 from mml_plugin.experiment import run_fast
 from mml_plugin.hosts.recbox.plugging import WithUsers
 
-from .test_corners import CPU, LISTS, VALID, Tables, data_of, settings_of, trainer_of
+from .test_corners import CPU, LISTS, VALID, Tables, data_of, seeded_tables, settings_of, trainer_of
 
 
 class Learnt(nn.Module):
@@ -222,3 +222,40 @@ def test_items_that_are_not_trained_can_be_declared_as_a_tower():
 def test_a_monitor_that_is_no_metric_is_refused_before_anything_is_trained():
     with pytest.raises(UserError, match=r"the monitor 'Recall\(k=20\)' is none of the metrics.*Recall\(k=2\)"):
         trainer_of(Tables(4, 7, 3), data_of(LISTS, 7), monitor={"Recall(k=20)": 1.0})
+
+
+class Noisy(nn.Module):
+    """A loss that draws from torch's own generator."""
+
+    def forward(self, y_pred, y_true):
+        return (torch.rand_like(y_pred) * y_pred).mean()
+
+
+def test_a_resumed_training_goes_on_drawing_where_it_stopped(tmp_path):
+    def trainer(name, epochs):
+        tables = seeded_tables()
+        settings = settings_of(epochs=epochs, patience=9, reduce_lr_on_plateau=False)
+        data = data_of(LISTS, 7, VALID)
+        return Trainer(
+            tables.declare(), tables, Noisy(), data, settings, backends.select("numba", CPU), state_path=tmp_path / name
+        )
+
+    whole, first = trainer("whole", 4), trainer("cut", 2)
+    for training in (whole, first):
+        torch.manual_seed(3)
+        training.fit()
+    torch.manual_seed(4)
+    resumed = trainer("cut", 4)
+    resumed.restore()
+    resumed.fit()
+    kept = [torch.load(tmp_path / name, weights_only=True)["model"] for name in ("whole", "cut")]
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
+
+
+def test_half_precision_and_too_many_scores_are_one_sentence():
+    tables = Tables(4, 7, 3)
+    with pytest.raises(UserError, match=r"trains float32 or float64, and users.* is torch.bfloat16"):
+        trainer_of(tables.bfloat16(), data_of(LISTS, 7, VALID))
+    rows = len(data_of(LISTS, 7).users)
+    with pytest.raises(UserError, match=r"a batch may have at most 2\^31 - 1 scores"):
+        trainer_of(Tables(4, 7, 3), data_of(LISTS, 7, VALID), batch_size=2**20, num_negs=2**31 // rows)

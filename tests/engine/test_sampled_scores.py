@@ -313,3 +313,18 @@ def test_what_does_not_fit_is_refused():
         sampled_scores(user, table, index, backend="nmba")
     with pytest.raises(UserError, match="triton cannot be used on cpu: it runs on cuda"):
         sampled_scores(user, table, index, backend="triton")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_goes_to_a_backend_that_takes_it(dtype):
+    torch.manual_seed(1)
+    users, items = torch.randn(3, 8, dtype=dtype, requires_grad=True), torch.randn(7, 8, dtype=dtype)
+    index = torch.randint(7, (3, 5))
+    found = sampled_scores(users, items, index)
+    wanted = torch.einsum("bd,bnd->bn", users.double(), items[index].double())
+    torch.testing.assert_close(found.double(), wanted, rtol=0.02, atol=0.05)
+    found.sum().backward()
+    torch.testing.assert_close(users.grad.double(), items[index].double().sum(1), rtol=0.02, atol=0.05)
+    if "numba" in NAMES:
+        with pytest.raises(ValueError, match="backend 'numba' takes float32, float64, and the vectors are"):
+            sampled_scores(users, items, index, backend="numba")

@@ -18,11 +18,13 @@ from mml_plugin.experiment.cell_rows import rebinned
 from mml_plugin.experiment.cells import DONE, FAILED, Outcome, Runner
 from mml_plugin.experiment.collect import Collector
 from mml_plugin.experiment.config import load_experiment
+from mml_plugin.experiment.dataset import data_identity
 from mml_plugin.experiment.run import RunRequest, run
 from mml_plugin.experiment.run_folder import History, band_column, history_thresholds
 from mml_plugin.experiment.suite import make_cells, make_suite
 from mml_plugin.records import EpochRecord
 from mml_plugin.report import rows as rows_module
+from mml_plugin.report.rows import Rows
 from mml_plugin.report.statistics import paired_bootstrap
 from tests.experiment.small_suite import CONFIG, SMALL, WORDS, cells_of, collected
 
@@ -193,6 +195,10 @@ def test_a_result_of_other_data_is_kept_and_not_shown(home):
     assert Collector(stem, cells, fingerprint=lambda cell: before["data_fingerprint"]).update([]).cells == [before]
     (other,) = Collector(stem, cells, fingerprint=lambda cell: "f" * 64).update([]).cells
     assert other == {**before, "state": "outdated", "asked": "missing"}
+    # In another order the same interactions number their users otherwise, and bootstraps pair users by number.
+    assert before["data_fingerprint"].endswith(f"/{data_identity(load(Path('data/synth')))['order'][:8]}")
+    turned = before["data_fingerprint"].partition("/")[0] + "/00000000"
+    assert Collector(stem, cells, fingerprint=lambda cell: turned).update([]).cells == [other]
     # Where the data are away, nobody knows better than before.
     assert Collector(stem, cells, fingerprint=lambda cell: "").update([]).cells == [other]
     assert Collector(stem, cells, fingerprint=lambda cell: before["data_fingerprint"]).update([]).cells == [before]
@@ -389,3 +395,21 @@ def test_held_out_training_never_sees_test(engine, home, monkeypatch):
         seen.append((shown.to_csv(), result["best_epoch"], result["validation_metrics"], result["metrics"]))
     assert seen[0][:3] == seen[1][:3]
     assert seen[0][3] != seen[1][3]
+
+
+def test_rows_of_somebody_else_are_not_written_over(home):
+    stem = Path("results") / "foreign"
+    stem.parent.mkdir(exist_ok=True)
+    cells = cells_of("MF_tiny_bsl", seeds=[6])
+    for name, text in (("foreign.csv", "a,b\n1,2\n"), ("foreign-history.csv", "cell,b\n1,2\n")):
+        path = stem.with_name(name)
+        path.write_text(text)
+        with pytest.raises(UserError, match=rf"{name} holds no rows of a comparison: its column '(cell|epoch)'"):
+            Collector(stem, cells).update([])
+        assert path.read_text() == text
+        path.unlink()
+    collected(cells, "foreign")
+    path = stem.with_suffix(".csv")
+    before = Rows.load(stem)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as spreadsheets save it
+    assert Rows.load(stem) == before

@@ -344,3 +344,10 @@ def test_mf_refuses_a_second_column_of_a_side():
     columns = yaml.safe_dump(load_experiment(CONFIG, "SimpleX_yelp_mml").params["feature_cols"], width=10**6)
     with pytest.raises(UserError, match="MF reads one user column, and 'user_history' is another; remove it"):
         load_experiment(CONFIG, "MF_yelp_mml", (f"feature_cols={columns}",))
+
+
+def test_a_date_under_another_losss_key_is_refused_before_a_run_could_not_be_written():
+    with pytest.raises(
+        UserError, match=r"--set temperature.*: temperature is a date or another thing that is no setting"
+    ):
+        load_experiment(CONFIG, "MF_tiny_ccl", ["temperature=2020-01-01"])

@@ -35,6 +35,9 @@ def test_quickstart_ends_with_a_table_a_picture_and_folders(tmp_path, monkeypatc
     capsys.readouterr()
     assert main(["quickstart"]) == 0
     assert next(line for line in capsys.readouterr().out.splitlines() if "CCL" in line).split("|")[-2].strip() == "–"
+    synthetic.generate(Path("data/synth"), users=40, items=90, seed=4, overwrite=True)
+    assert main(["quickstart"]) == 2
+    assert "recbox-paper-s2019 is of other data than data/synth has now" in capsys.readouterr().err
     Path("runs/MF_tiny_ccl/recbox-paper-s2019/result.json").write_text("{}")
     capsys.readouterr()
     assert main(["quickstart"]) == 2

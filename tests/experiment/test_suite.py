@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mml_plugin.errors import UserError
+from mml_plugin.experiment.config import load_experiment
 from mml_plugin.experiment.suite import comparison, make_cells, make_suite, read_suite
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,3 +181,41 @@ def test_compare_groups_by_data_set(tmp_path):
         comparison(["MF_yelp_ccl", "MF_yelp_ccl"], CONFIG)
     with pytest.raises(UserError, match="there is no experiment 'MF_yelp_clc'"):
         comparison(["MF_yelp_clc", "MF_yelp_ccl"], CONFIG)
+
+
+def on(folder, name, tmp_path):
+    """Experiment ``name`` on a data set in ``folder``, in a configuration of its own beside the repository's."""
+    keys = load_experiment(CONFIG, "MF_tiny_ccl").params
+    data = ("feature_cols", "label_col", "query_index", "corpus_index", "data_format", "min_categr_count")
+    block = {key: keys[key] for key in data} | {"data_root": "./data/"}
+    block |= {"train_data": f"{folder}/train.csv", "valid_data": f"{folder}/test.csv"}
+    block |= {"item_corpus": f"{folder}/item_corpus.csv"}
+    (tmp_path / "dataset_config").mkdir(exist_ok=True)
+    (tmp_path / "dataset_config" / f"{name}.yaml").write_text(yaml.safe_dump({f"{name}_mf": block}))
+    (tmp_path / "model_config").mkdir(exist_ok=True)
+    base = (CONFIG / "model_config" / "MF.yaml").read_text().split("\nMF_")[0]
+    text = (
+        base
+        + f"""
+MF_{name}:
+    model: MF
+    dataset_id: {name}_mf
+    loss: CosineContrastiveLoss
+    margin: 0.9
+    negative_weight: 150
+    batch_size: 512
+"""
+    )
+    (tmp_path / "model_config" / f"{name}.yaml").write_text(text)
+    return f"MF_{name}"
+
+
+def test_two_data_sets_are_never_compared_though_their_folders_have_one_name(tmp_path):
+    books, games = (on(f"{tmp_path}/{name}/clean", name, tmp_path) for name in ("books", "games"))
+    with pytest.raises(UserError, match="MF_books is on books/clean and nothing else is"):
+        comparison([books, games], tmp_path)
+    suite = make_suite({"title": "T", "experiments": [books, games]}, "x.yaml")
+    with pytest.raises(UserError, match=r"'MF on clean, .*' would compare runs on .*books/clean with runs on"):
+        make_cells(suite, tmp_path, tmp_path / "runs", where="x.yaml")
+    lines = [{"expid": name, "group": name} for name in (books, games)]
+    assert len(make_cells(make_suite({"title": "T", "experiments": lines}, "x.yaml"), tmp_path, tmp_path)) == 2

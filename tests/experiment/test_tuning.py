@@ -327,3 +327,29 @@ def test_a_damaged_result_is_a_row_of_the_table(tmp_path):
 
 def refused(*_):
     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def test_a_cell_whose_folder_cannot_be_made_fails_alone(tmp_path, monkeypatch, capsys, caplog):
+    monkeypatch.chdir(tmp_path)
+    Path("fake.py").write_text(SCRIPT)
+    Path("mended").touch()
+    words = ["tune", "--config", str(CONFIG / "tuner/MF_tiny_mml.yaml"), "--script", "fake.py"]
+    assert main([*words, "--tag", "_001_"]) == 0
+    name = list(yaml.safe_load(Path("runs/tuner/MF_tiny_mml/config/model_config.yaml").read_text()))[1]
+    Path("runs", name).write_text("in the way")
+    assert main(words) == 1
+    said = capsys.readouterr().out
+    assert "3 of 4 cells have a result" in said
+    assert f"failed: {name}" in said
+    assert "it is a file, not a folder" in caplog.text
+    with open("runs/tuner/MF_tiny_mml/cells.csv") as stream:
+        assert sorted(row["state"] for row in csv.DictReader(stream)) == ["done"] * 3 + ["failed"]
+
+
+def test_a_date_is_no_setting(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text(
+        f"base_config: {CONFIG}\nbase_expid: MF_tiny_mml\ntuner_space: {{learning_rate: [2020-01-01]}}\n"
+    )
+    assert main(["tune", "--config", "a.yaml"]) == 2
+    assert "tuner_space, learning_rate: a date or another thing that is no setting" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mml_plugin.report.build import build
-from mml_plugin.report.document import Document, Heading, Table, Text
+from mml_plugin.report.document import Document, Heading, Image, Table, Text
 from mml_plugin.report.rows import Rows, columns_of, read_csv, write_csv
 from mml_plugin.report.spec import Spec
 from tests.report.sample import PAPER, cell, sample, value
@@ -110,3 +110,13 @@ def test_rows_survive_their_files(tmp_path):
     first = {"cell": "a, b", "state": "done", "x": "1", "y": ""}
     assert read_csv(tmp_path / "r.csv") == [first, {"cell": 'c"d', "state": "", "x": "", "y": "2"}]
     assert read_csv(Path("nowhere.csv")) == []
+
+
+def test_groups_that_differ_in_signs_alone_have_pictures_of_their_own(tmp_path):
+    pictures = [Image("curves-weight-1.png", word.encode(), word) for word in ("above", "below")]
+    Document([Heading("T", 1), *pictures]).write(tmp_path)
+    assert (tmp_path / "curves-weight-1.png").read_bytes() == b"above"
+    assert (tmp_path / "curves-weight-1-2.png").read_bytes() == b"below"
+    assert "![below](curves-weight-1-2.png)" in (tmp_path / "report.md").read_text()
+    Document([Heading("T", 1), pictures[0]]).write(tmp_path)
+    assert not (tmp_path / "curves-weight-1-2.png").exists()

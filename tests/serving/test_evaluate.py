@@ -212,3 +212,11 @@ def test_a_real_run_evaluates_to_what_it_reported(tmp_path, monkeypatch, protoco
     reported = saved.result["metrics"]
     for name in ("Recall(k=20)", "NDCG(k=20)", "Recall(k=50)"):
         assert found.metrics[name] == pytest.approx(reported[name], abs=1e-6)
+
+
+def test_a_runs_own_files_are_not_written_over(written, own_data, capsys):
+    out = written.path / "per_user.parquet"
+    before = out.read_bytes() if out.exists() else None
+    assert main(["evaluate", str(written.path), "--data", str(own_data), "--output", str(out)]) == 2
+    assert "per_user.parquet is a file of the run in" in capsys.readouterr().err
+    assert (out.read_bytes() if out.exists() else None) == before

@@ -89,6 +89,10 @@ def test_mistakes_are_one_sentence(written, capsys):
     assert export(written, "--format", "npz", "--overwrite", "--output", str(written.path / "mine")) == 2
     assert "is not an earlier export" in capsys.readouterr().err
     assert (written.path / "mine" / "letter.txt").read_text() == "dear all"
+    (written.path / "export-npz" / "letter.txt").write_text("dear all")
+    assert export(written, "--format", "npz", "--overwrite") == 2
+    assert "holds 'letter.txt', which is no part of an earlier export" in capsys.readouterr().err
+    assert (written.path / "export-npz" / "letter.txt").read_text() == "dear all"
     config = {"MF_x": {"train_data": "./train.csv", "similarity_score": "cosine", "enable_bias": True}}
     (written.path / "config.yaml").write_text(yaml.safe_dump(config))
     assert export(written, "--format", "csv", "--cosine") == 2

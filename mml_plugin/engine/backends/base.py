@@ -209,6 +209,8 @@ class Backend(ABC):
 
     name: str = ""
     index_dtype: torch.dtype = torch.int64
+    # Of the vectors that sampled scores take; training takes the wider two alone.
+    dtypes: tuple[torch.dtype, ...] = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
     def may_wait(self, data: Tensor) -> bool:
         """Whether the host may look at the data before it goes on; for a GPU that would be a wait in every step."""

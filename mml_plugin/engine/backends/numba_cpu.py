@@ -94,6 +94,7 @@ class Engine(Backend):
 
     name = "numba"
     index_dtype = torch.int32
+    dtypes = (torch.float32, torch.float64)
 
     def __init__(self) -> None:
         threads = torch.get_num_threads()

@@ -43,6 +43,7 @@ class Engine(Backend):
 
     name = "triton"
     index_dtype = torch.int32
+    dtypes = (torch.float32, torch.float64)
 
     def __init__(self) -> None:
         self._constants: dict[tuple[Any, ...], Tensor] = {}

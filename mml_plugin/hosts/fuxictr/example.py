@@ -98,15 +98,20 @@ class CosineMF(BaseModel):
         Args:
             data_generator: the interactions.
             metrics: such as ``"Recall(k=20)"``; default the configured ones.
+
+        Raises:
+            UserError: for another metric.
         """
         names = list(metrics or self.validation_metrics)
-        parsed = [parse_metric(name) for name in names]
+        parsed = [parse_metric(name, ("Recall", "NDCG")) for name in names]
         self.eval()
         with torch.no_grad():
             scores = normalize(self.users.weight) @ normalize(self.items.weight).T
         data = data_generator
         scores[data.train_users, data.train_items] = -torch.inf
-        top = scores.topk(max(k for _, k in parsed), dim=1).indices.cpu().numpy()
+        best = scores.topk(min(max(k for _, k in parsed), scores.size(1)), dim=1)
+        # Where fewer items are left than asked for, the rest of the list is none.
+        top = best.indices.masked_fill(best.values == -torch.inf, -1).cpu().numpy()
         values = [
             np.mean([_metric(kind, k, top[u], _test(data, u)) for u in np.unique(data.test_users)])
             for kind, k in parsed
@@ -125,4 +130,4 @@ def _metric(kind: str, k: int, ranked: np.ndarray, wanted: np.ndarray) -> float:
     if kind == "Recall":
         return float(hits.sum() / len(wanted))
     discount = 1 / np.log2(np.arange(k) + 2)
-    return float((hits * discount).sum() / discount[: min(k, len(wanted))].sum())
+    return float((hits * discount[: len(hits)]).sum() / discount[: min(k, len(wanted))].sum())

@@ -19,6 +19,7 @@ class TrainingHistories(nn.Module):
     """
 
     window: Tensor
+    first: Tensor
 
     def __init__(self, users: Tensor, items: Tensor, num_users: int, length: int | None = None) -> None:
         super().__init__()
@@ -33,14 +34,20 @@ class TrainingHistories(nn.Module):
         window = np.zeros((num_users, width), np.int64)
         kept = place >= 0
         window[user[kept], place[kept]] = item[kept]
+        first = np.zeros((num_users, width), bool)
+        earliest = np.zeros(len(user), bool)
+        earliest[np.unique(np.stack([user, item]), axis=1, return_index=True)[1]] = True
+        first[user[kept], place[kept]] = earliest[kept]
         self.register_buffer("window", torch.from_numpy(window), persistent=False)
+        self.register_buffer("first", torch.from_numpy(first), persistent=False)
 
     def of(self, users: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Items ``[B, length + 1]`` and which of them count, as 0.0 and 1.0 of the same shape.
 
         Args:
             users: ``[B]`` ids.
-            targets: ``[B]`` positives of training rows; the first occurrence of each is left out. None in evaluation.
+            targets: ``[B]`` positives of training rows; the first occurrence of each is left out, be it before the
+                last ``length + 1`` items. None in evaluation.
         """
         items = self.window[users]
         real = items != 0
@@ -48,7 +55,6 @@ class TrainingHistories(nn.Module):
         oldest[:, 0] = True
         left_out = oldest
         if targets is not None:
-            found = items == targets[:, None]
-            found &= found.cumsum(dim=1) == 1
+            found = (items == targets[:, None]) & self.first[users]
             left_out = torch.where(found.any(dim=1, keepdim=True), found, oldest)
         return items, (real & ~left_out).float()

@@ -21,6 +21,7 @@ def add_origin(document: Document, done: Sequence[Row], machines: Mapping[str, s
     ]
     days = sorted({row["date"][:10] for row in done})
     commits = [f"{text[:12]}{'-dirty' if text.endswith('-dirty') else ''}" for text in distinct("commit")]
+    data = list(dict.fromkeys(text.partition("/")[0] for text in distinct("dataset", "data_fingerprint")))
     document.blocks += [
         Heading("Where these numbers come from"),
         Items(
@@ -29,7 +30,7 @@ def add_origin(document: Document, done: Sequence[Row], machines: Mapping[str, s
                 *(f"machine {number}: {machine}" for machine, number in machines.items()),
                 *(f"versions: {v}" for v in dict.fromkeys(versions)),
                 f"commits: {', '.join(commits)}",
-                f"data fingerprints: {', '.join(distinct('dataset', 'data_fingerprint'))}",
+                f"data fingerprints: {', '.join(data)}",
                 f"first command: {done[0]['command']}",
             ]
         ),

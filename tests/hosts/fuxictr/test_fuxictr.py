@@ -148,3 +148,18 @@ def test_registration_is_idempotent_and_reversible():
     fuxictr.unregister()
     fuxictr.unregister()
     assert (BaseModel.__init__, BaseModel.compile) == before
+
+
+def test_metrics_beyond_the_catalogue_and_unknown_ones(data, tmp_path):
+    with fuxictr.registered():
+        model = make(data, tmp_path)
+    whole = model.evaluate(data, ["Recall(k=1000)", "NDCG(k=1000)"])
+    seen = set(zip(data.train_users.tolist(), data.train_items.tolist()))
+    hits = [
+        np.mean([(u, i) not in seen for i in data.test_items[data.test_indptr[u] : data.test_indptr[u + 1]].tolist()])
+        for u in np.unique(data.test_users).tolist()
+    ]
+    assert whole["Recall(k=1000)"] == pytest.approx(np.mean(hits))
+    assert 0 < whole["NDCG(k=1000)"] < 1
+    with pytest.raises(UserError, match="HitRate"):
+        model.evaluate(data, ["HitRate(k=20)"])

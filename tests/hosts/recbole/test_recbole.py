@@ -178,9 +178,12 @@ def test_resume_goes_on_from_tensors_alone(config, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.model.state_dict().values()))
 
 
-def test_histories_against_lists():
+@pytest.mark.parametrize("repeated", [False, True])
+def test_histories_against_lists(repeated):
     random = np.random.default_rng(0)
-    pairs = random.permutation(np.unique(random.integers(1, [9, 15], size=(60, 2)), axis=0))
+    pairs = random.integers(1, [9, 15], size=(60, 2))
+    if not repeated:
+        pairs = random.permutation(np.unique(pairs, axis=0))
     users, items = torch.tensor(pairs[:, 0]), torch.tensor(pairs[:, 1])
     lists = {u: [i for v, i in pairs.tolist() if v == u] for u in range(1, 9)}
     for length in (1, 3, 40):
