@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -315,7 +316,7 @@ def _check_data(cells: Iterable[Cell], where: str) -> None:
     """Refuse a group on two data sets: its lines would be compared."""
     seen: dict[str, Path] = {}
     for cell in cells:
-        folder = _data_folder(cell.experiment)
+        folder = Path(cell.experiment.params["train_data"]).parent.resolve()
         if seen.setdefault(cell.group, folder) != folder:
             raise UserError(
                 f"{where}: {cell.group!r} would compare runs on {seen[cell.group]} with runs on {folder}; give groups"
@@ -381,10 +382,6 @@ def dataset_of(experiment: Experiment) -> str:
     return Path(experiment.params["train_data"]).parent.name
 
 
-def _data_folder(experiment: Experiment) -> Path:
-    return Path(experiment.params["train_data"]).parent.resolve()
-
-
 def _told_apart(folders: Sequence[Path]) -> list[str]:
     """A name for each: the folder's own, with as many of its parents' as it takes where different ones share it."""
     for depth in range(1, max(len(folder.parts) for folder in folders)):
@@ -414,7 +411,8 @@ def comparison(expids: Sequence[str], config_dir: Path, overrides: Iterable[str]
         raise UserError("give at least two different experiments to compare")
     words = list(overrides)
     resolved = {e: load_experiment(config_dir, e, words) for e in expids}
-    data = dict(zip(resolved, _told_apart([_data_folder(experiment) for experiment in resolved.values()])))
+    folders = [Path(os.path.abspath(experiment.params["train_data"])).parent for experiment in resolved.values()]
+    data = dict(zip(resolved, _told_apart(folders)))
     alone = [e for e, name in data.items() if list(data.values()).count(name) == 1]
     if alone:
         others = ", ".join(sorted({name for e, name in data.items() if e != alone[0]}))
