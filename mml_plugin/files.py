@@ -67,7 +67,8 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO]:
         UserError: when the disk is full or the folder cannot be written, and for a device or another thing that is no
             file. Whatever stood at ``path`` before is still there, and no temporary file is left.
     """
-    target = _real_file(Path(path))
+    with writing(path):
+        target = _real_file(Path(path))
     make_folder(target.parent)
     # Words of a command line that are no UTF-8 must not cost the file: they are written as escapes.
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "", "errors": "backslashreplace"}
@@ -90,13 +91,13 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO]:
 
 def _real_file(path: Path) -> Path:
     """Where a file really stands: a link is not to be replaced by a file, and /dev/null not by anything."""
-    if not path.is_symlink() and (path.is_file() or not path.exists()):
+    if not os.path.islink(path) and not os.path.exists(path):
         return path
-    target = Path(os.path.realpath(path))
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise UserError(f"cannot write {path}: it is a device or a pipe, not a file")
+    target = Path(os.path.realpath(path)) if os.path.islink(path) else path
     if target.is_symlink():
         raise UserError(f"cannot write {path}: its symbolic links lead in a circle")
-    if target.exists() and not target.is_file() and not target.is_dir():
-        raise UserError(f"cannot write {path}: it is a device or a pipe, not a file")
     return target
 
 

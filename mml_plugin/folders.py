@@ -40,18 +40,21 @@ def check_place(folder: Path, overwrite: bool, marks: Sequence[str], what: str, 
             f"{folder} is the folder that this command runs in, or holds it: it is not replaced from inside; change to "
             "another folder, or name another one"
         )
-    if not overwrite:
-        raise UserError(f"{folder} is already there; --overwrite replaces it")
     empty = target.is_dir() and not any(target.iterdir())
     if not empty and not any((target / name).is_file() for name in marks):
         held = " or ".join(marks)
-        raise UserError(f"{folder} is not {what} (it does not hold {held}): --overwrite does not replace it")
+        raise UserError(
+            f"{folder} is already there and is not {what} (it does not hold {held}): nothing replaces it; "
+            "move it away, or take another name"
+        )
     more = sorted(path.name for path in target.iterdir() if not path.name.startswith(".")) if own and not empty else []
     foreign = [name for name in more if name not in own]
     if foreign:
         raise UserError(
             f"{folder} holds {foreign[0]!r}, which is no part of {what} and would be lost: move it away first"
         )
+    if not overwrite:
+        raise UserError(f"{folder} is already there; --overwrite replaces it")
 
 
 def build_folder(folder: Path, fill: Callable[[Path], None], check: Callable[[], None] | None = None) -> None:

@@ -129,6 +129,19 @@ def test_a_pipe_or_device_is_never_replaced(tmp_path):
     with pytest.raises(UserError, match="cannot write /dev/null: it is a device"), atomic_write("/dev/null"):
         pass
     assert os.listdir(tmp_path) == ["pipe"]
+    reading, out = os.pipe()
+    with (
+        pytest.raises(UserError, match=f"cannot write /dev/fd/{out}: it is a device or a pipe"),
+        atomic_write(f"/dev/fd/{out}"),
+    ):
+        pass
+    os.close(reading)
+    os.close(out)
+
+
+def test_a_name_that_is_too_long_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="the name is too long"), atomic_write(tmp_path / ("x" * 300)):
+        pass
 
 
 def test_words_that_are_no_utf8_cost_no_file(tmp_path):

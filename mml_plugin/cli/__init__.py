@@ -100,7 +100,9 @@ def main(argv: Sequence[str] | None = None, default_config: Path | None = None, 
         click.echo("stopped", err=True)
         return 130
     except OSError as error:
-        if error.filename is None or not error.strerror:
+        # The errors of the script that mml run executes are shown as they are.
+        of_script = (command or next(iter(words), "")) == "run"
+        if of_script or error.filename is None or not error.strerror:
             raise
         click.echo(f"error: {os.fsdecode(error.filename)}: {error.strerror.lower()}", err=True)
         return 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -18,10 +19,9 @@ def parquet_file(_context: click.Context, _parameter: click.Parameter, path: Pat
     Raises:
         UserError: for such an ending, and for a file of a run's own in its folder.
     """
-    if path is not None and path.name in OF_RUNS and (path.parent / "result.json").is_file():
-        raise UserError(
-            f"--output {path} is a file of the run in {path.parent.resolve()}: give it another name or folder"
-        )
+    real = Path(os.path.realpath(path)) if path is not None else None  # a link is followed when it is written
+    if real is not None and real.name in OF_RUNS and (real.parent / "result.json").is_file():
+        raise UserError(f"--output {path} is a file of the run in {real.parent}: give it another name or folder")
     if path is not None and path.suffix.lower() in OTHERS:
         raise UserError(f"--output is a Parquet file, not {path.suffix}: name it {path.stem}.parquet")
     return path

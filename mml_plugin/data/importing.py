@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import lzma
+import tarfile
 import warnings
 import zipfile
 import zlib
@@ -22,7 +23,7 @@ from mml_plugin.errors import UserError
 from mml_plugin.files import checksum
 
 # What reading a packed file that was cut off or damaged may raise, beside the errors of its content.
-BROKEN = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+BROKEN = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
 
 
 def import_dataset(name: str, source: Path, root: Path, drop_cold_users: bool = False, overwrite: bool = False) -> Path:

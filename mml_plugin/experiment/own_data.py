@@ -22,12 +22,14 @@ from mml_plugin.data.interactions import load, read_corpus
 from mml_plugin.errors import UserError, nearest
 from mml_plugin.experiment.dataset import carve
 from mml_plugin.experiment.suite import SHORT, Suite, make_suite, show
+from mml_plugin.experiment.yaml_blocks import read_document
 from mml_plugin.files import atomic_write, checksum, make_folder, writing
 from mml_plugin.registry import available_losses, get_spec
 
 DATASET = "own"
 MARK = "files.json"  # which files the data set was made from
 BEGUN = {"begun": True}  # its content until they are imported
+CONFIG = "config"
 METRICS = ["Recall(k=20)", "Recall(k=50)", "NDCG(k=20)", "NDCG(k=50)", "HitRate(k=20)", "HitRate(k=50)"]
 BASE: dict[str, Any] = {
     "num_workers": 1,
@@ -198,7 +200,8 @@ def _prepared_by_one(out: Path) -> Iterator[None]:
     make_folder(out)
     with writing(out), FileLock(str(lock)):
         data = out / "data"
-        made = [path for path in (data / DATASET, data / MARK, data) if not os.path.lexists(path)]
+        ours = (data / DATASET, data / MARK, data, out / CONFIG)
+        made = [path for path in ours if not os.path.lexists(path)]
         try:
             yield
         except UserError:
@@ -223,14 +226,26 @@ def _claim(out: Path) -> None:
     mark = out / "data" / MARK
     if mark.is_file():
         return
-    for path in (out / "data" / DATASET, out / "config"):
-        if os.path.lexists(path):
+    for path in (out / "data" / DATASET, out / CONFIG):
+        if os.path.lexists(path) and not _is_our_config(out / CONFIG):
             raise UserError(
                 f"--out {out}: {path} is there and no comparison made it; one on own files would write over it: give "
                 "another folder"
             )
     with atomic_write(mark) as stream:
         json.dump(BEGUN, stream)
+
+
+def _is_our_config(folder: Path) -> bool:
+    """Whether a folder holds what :func:`write_config` writes, and nothing else."""
+    names = ("model_config.yaml", "dataset_config.yaml")
+    try:
+        if {path.name for path in folder.iterdir()} != set(names):
+            return False
+        keys = [key for name in names for key in read_document(folder / name)]
+    except (UserError, OSError, TypeError):
+        return False
+    return all(str(key).startswith((f"{DATASET}_", *(f"{model}_{DATASET}_" for model in MODEL_KEYS))) for key in keys)
 
 
 def _model_name(word: str) -> str:
@@ -335,6 +350,8 @@ def import_files(train: Path, test: Path, out: Path) -> tuple[Path, list[str]]:
         UserError: for files that cannot be imported.
     """
     folder = out / "data" / DATASET
+    if folder.is_dir() and not (folder / "dataset.json").is_file() and any(folder.iterdir()):
+        raise UserError(f"{folder} is damaged: it has no dataset.json; remove it, and the same command makes it anew")
     if not (_sums_of(out / "data" / MARK) and _is_whole(folder)):
         import_csv(DATASET, train, test, out / "data", drop_cold_users=True, overwrite=True, distinct=True)
     content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
@@ -384,7 +401,7 @@ def write_config(out: Path, folder: Path) -> Path:
     It is the same for every comparison in ``out``, what differs is overridden: a second one changes nothing under the
     first.
     """
-    config_dir = make_folder(out / "config")
+    config_dir = make_folder(out / CONFIG)
     blocks = {
         _expid(model, spec.name): {
             "model": model,

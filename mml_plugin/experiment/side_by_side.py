@@ -25,8 +25,9 @@ def check_out(out: Path) -> None:
     """Refuse a folder whose report is somebody else's: it would be written over.
 
     Raises:
-        UserError: for a folder that holds a ``report.*`` and no rows of a comparison.
+        UserError: for a folder that holds a ``report.*`` and no rows of a comparison, or rows of something else.
     """
+    Rows.load_own(out / STEM)
     if not (out / f"{STEM}.csv").is_file():
         for kind in ("md", "html", "csv"):
             if (path := out / f"report.{kind}").exists():

@@ -314,9 +314,9 @@ def _check_labels(cells: Iterable[Cell], where: str) -> None:
 
 def _check_data(cells: Iterable[Cell], where: str) -> None:
     """Refuse a group on two data sets: its lines would be compared."""
-    seen: dict[str, Path] = {}
+    seen: dict[str, str] = {}
     for cell in cells:
-        folder = Path(cell.experiment.params["train_data"]).parent.resolve()
+        folder = _real(cell.experiment)
         if seen.setdefault(cell.group, folder) != folder:
             raise UserError(
                 f"{where}: {cell.group!r} would compare runs on {seen[cell.group]} with runs on {folder}; give groups"
@@ -382,13 +382,23 @@ def dataset_of(experiment: Experiment) -> str:
     return Path(experiment.params["train_data"]).parent.name
 
 
-def _told_apart(folders: Sequence[Path]) -> list[str]:
-    """A name for each: the folder's own, with as many of its parents' as it takes where different ones share it."""
-    for depth in range(1, max(len(folder.parts) for folder in folders)):
-        names = ["/".join(folder.parts[-depth:]) for folder in folders]
-        if len(set(names)) == len(set(folders)):
+def _real(experiment: Experiment) -> str:
+    """Where the experiment's data really stand, whatever links lead there."""
+    return os.path.realpath(Path(experiment.params["train_data"]).parent)
+
+
+def _told_apart(folders: Sequence[Path]) -> dict[str, str]:
+    """Where a folder really stands -> its own name as it is first written, with as many of its parents' as it takes
+    where different ones share it.
+    """
+    written: dict[str, Path] = {}
+    for folder in folders:
+        written.setdefault(os.path.realpath(folder), Path(os.path.abspath(folder)))
+    for depth in range(1, max(len(folder.parts) for folder in written.values())):
+        names = {real: "/".join(folder.parts[-depth:]) for real, folder in written.items()}
+        if len(set(names.values())) == len(names):
             return names
-    return [str(folder) for folder in folders]
+    return {real: str(folder) for real, folder in written.items()}
 
 
 def default_group(experiment: Experiment) -> str:
@@ -411,8 +421,8 @@ def comparison(expids: Sequence[str], config_dir: Path, overrides: Iterable[str]
         raise UserError("give at least two different experiments to compare")
     words = list(overrides)
     resolved = {e: load_experiment(config_dir, e, words) for e in expids}
-    folders = [Path(os.path.abspath(experiment.params["train_data"])).parent for experiment in resolved.values()]
-    data = dict(zip(resolved, _told_apart(folders)))
+    names = _told_apart([Path(experiment.params["train_data"]).parent for experiment in resolved.values()])
+    data = {e: names[_real(experiment)] for e, experiment in resolved.items()}
     alone = [e for e, name in data.items() if list(data.values()).count(name) == 1]
     if alone:
         others = ", ".join(sorted({name for e, name in data.items() if e != alone[0]}))

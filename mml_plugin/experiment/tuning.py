@@ -135,14 +135,15 @@ def run_grid(
     if not cells:
         raise UserError(f"--tag {tag!r} matches none of the {len(experiments)} cells")
     protocol = template.protocol
-    states = _run_cells([c for c in cells if not c.result.is_file()], gpus, template, runner or MML_TRAIN)
+    reasons: dict[Cell, str] = {}
+    states = _run_cells([c for c in cells if not c.result.is_file()], gpus, template, runner or MML_TRAIN, reasons)
     obstacles = {cell: cell.obstacle(_measured(protocol)) for cell in cells if cell.result.is_file()}
     states |= {cell: state for cell, (state, _) in obstacles.items() if state}
     table = write_table(cells, states, work / "cells.csv", experiments[0].params, protocol)
     print(f"{len(cells) - len(states)} of {len(cells)} cells have a result; table: {table.resolve()}")
     for cell, state in states.items():
         if state == FAILED:
-            print(f"failed: {cell.expid}, see {cell.log.resolve()}")
+            print(f"failed: {cell.expid}, {reasons.get(cell, f'see {cell.log.resolve()}')}")
         elif state in (DAMAGED, OTHER_DATA):
             print(f"not taken: {obstacles[cell][1]}; remove its folder, and the same command runs the cell anew")
     elsewhere = list(states.values()).count(ELSEWHERE)
@@ -285,8 +286,13 @@ def _cell(experiment: Experiment, space: dict[str, Any], request: RunRequest, wo
     return Cell(experiment.expid, choice, folder / "result.json", work / f"{experiment.expid}.{folder.name}.log", data)
 
 
-def _run_cells(cells: list[Cell], gpus: Sequence[int], template: RunRequest, runner: Sequence[str]) -> dict[Cell, str]:
-    """Run the cells, one per free GPU; returns the state of those without a result. Ctrl-C stops the children."""
+def _run_cells(
+    cells: list[Cell], gpus: Sequence[int], template: RunRequest, runner: Sequence[str], reasons: dict[Cell, str]
+) -> dict[Cell, str]:
+    """Run the cells, one per free GPU; returns the state of those without a result. Ctrl-C stops the children.
+
+    Why one could not even be begun goes into ``reasons``; what one says itself is in its log.
+    """
     free: queue.Queue[int] = queue.Queue()
     for gpu in gpus:
         free.put(gpu)
@@ -312,7 +318,7 @@ def _run_cells(cells: list[Cell], gpus: Sequence[int], template: RunRequest, run
             return ELSEWHERE
         except (UserError, OSError) as error:
             # One cell's folder or log; the others go on.
-            logging.error("%s: %s", cell.expid, error)
+            reasons[cell] = str(error)
             return FAILED
         finally:
             free.put(gpu)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -120,14 +120,16 @@ class Document:
 
 def _named_apart(blocks: Sequence[Block]) -> list[Block]:
     """The blocks; of pictures with one name (groups that differ in signs alone) the later ones are numbered."""
-    seen: Counter[str] = Counter()
+    every = {block.name for block in blocks if isinstance(block, Image)}
+    seen: set[str] = set()
     found = []
     for block in blocks:
         if isinstance(block, Image):
-            seen[block.name] += 1
-            if seen[block.name] > 1:
+            if block.name in seen:
                 name = Path(block.name)
-                block = replace(block, name=f"{name.stem}-{seen[block.name]}{name.suffix}")
+                others = (f"{name.stem}-{number}{name.suffix}" for number in itertools.count(2))
+                block = replace(block, name=next(other for other in others if other not in seen | every))
+            seen.add(block.name)
         found.append(block)
     return found
 

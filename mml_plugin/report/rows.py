@@ -48,9 +48,10 @@ class Rows:
     def load_own(cls, stem: Path) -> Rows:
         """The same of files that are written anew afterwards; a :class:`UserError` where one is somebody else's."""
         found = cls.load(stem)
-        for path, rows in zip(paths(stem), (found.cells, found.history, found.users)):
-            lacking = [name for name in KEYS[path.name.removeprefix(stem.name)] if rows and name not in rows[0]]
-            if lacking:
+        for path in paths(stem):
+            header = _header(path)
+            lacking = [name for name in KEYS[path.name.removeprefix(stem.name)] if name not in header]
+            if path.is_file() and lacking:
                 raise UserError(f"{path} holds no rows of a comparison: its column {lacking[0]!r} is missing")
         return found
 
@@ -118,6 +119,14 @@ def read_csv(path: Path) -> list[Row]:
             return [{key: value or "" for key, value in row.items()} for row in csv.DictReader(stream)]
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
+
+
+def _header(path: Path) -> list[str]:
+    """The columns of a file that :func:`read_csv` has read; none where there is no file."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8-sig") as stream:
+        return next(csv.reader(stream), [])
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:

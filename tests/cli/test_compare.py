@@ -334,6 +334,26 @@ def test_data_and_configuration_of_somebody_else_are_not_written_over(files, cap
     assert {path for path in files.rglob("*") if path.is_file()} - {files / ".prepare.lock"} == set(before)
 
 
+def test_a_comparison_whose_data_were_deleted_imports_them_again(files, monkeypatch):
+    def prepare():
+        return own_data.prepare(Path("my_train.csv"), Path("my_test.csv"), ["ccl", "mml"], Path("out"))
+
+    def full(*_):
+        raise UserError("cannot write x: there is no space left on the disk")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(own_data, "write_config", full)
+        with pytest.raises(UserError, match="no space left"):
+            prepare()
+    assert not (files / "out").exists()
+    prepare()
+    shutil.rmtree(files / "out" / "data")
+    assert "60 users" in prepare().notes[1]
+    (files / "out" / "data" / "own" / "dataset.json").unlink()
+    with pytest.raises(UserError, match=r"own is damaged: it has no dataset.json; remove it"):
+        prepare()
+
+
 def test_files_whose_import_was_stopped_may_be_mended(files, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
@@ -378,3 +398,7 @@ def test_a_report_of_somebody_else_is_not_written_over(files, capsys):
         assert "--out .: report.md is there and no comparison made it" in capsys.readouterr().err
     assert (files / "report.md").read_text() == "mine"
     assert not (files / "rows.csv").exists()
+    (files / "rows.csv").write_text("a,b\n")
+    assert compare(["compare", *OWN, "ccl,mml", "--seeds", "1", "--out", "."]) == 2
+    assert "rows.csv holds no rows of a comparison: its column 'cell' is missing" in capsys.readouterr().err
+    assert not (files / "config").exists()

@@ -149,5 +149,5 @@ def test_a_folder_that_is_no_data_set_is_refused_before_anything_is_fetched(tmp_
     (tmp_path / "gowalla").mkdir()
     (tmp_path / "gowalla" / "letter").write_text("dear all")
     assert main(["data", "fetch", "gowalla", "--root", str(tmp_path), "--overwrite"]) == 2
-    assert "gowalla is not a data set" in capsys.readouterr().err
+    assert "gowalla is already there and is not a data set" in capsys.readouterr().err
     assert not (tmp_path / ".download").exists()

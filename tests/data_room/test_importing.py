@@ -265,7 +265,7 @@ def test_ids_that_are_not_utf8_are_told(tmp_path):
         load(folder)
 
 
-@pytest.mark.parametrize("ending", ["gz", "xz", "zip", "bz2"])
+@pytest.mark.parametrize("ending", ["gz", "xz", "zip", "bz2", "tar.gz"])
 def test_a_packed_file_that_was_cut_off_is_one_sentence(tmp_path, ending, capsys):
     rows = pd.DataFrame({"user": np.arange(3000) % 50, "item": np.arange(3000) * 7919 % 1000})
     whole, cut = tmp_path / f"whole.csv.{ending}", tmp_path / f"cut.csv.{ending}"

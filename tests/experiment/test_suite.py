@@ -190,6 +190,7 @@ def on(folder, name, tmp_path):
     block = {key: keys[key] for key in data} | {"data_root": "./data/"}
     block |= {"train_data": f"{folder}/train.csv", "valid_data": f"{folder}/test.csv"}
     block |= {"item_corpus": f"{folder}/item_corpus.csv"}
+    Path(folder).mkdir(parents=True, exist_ok=True)
     (tmp_path / "dataset_config").mkdir(exist_ok=True)
     (tmp_path / "dataset_config" / f"{name}.yaml").write_text(yaml.safe_dump({f"{name}_mf": block}))
     (tmp_path / "model_config").mkdir(exist_ok=True)
@@ -217,5 +218,10 @@ def test_two_data_sets_are_never_compared_though_their_folders_have_one_name(tmp
     suite = make_suite({"title": "T", "experiments": [books, games]}, "x.yaml")
     with pytest.raises(UserError, match=r"'MF on clean, .*' would compare runs on .*books/clean with runs on"):
         make_cells(suite, tmp_path, tmp_path / "runs", where="x.yaml")
+    (tmp_path / "link").symlink_to(tmp_path / "books")
+    linked = on(f"{tmp_path}/link/clean", "linked", tmp_path)
+    found = comparison([books, linked], tmp_path)
+    assert [entry.group for entry in found.experiments] == ["on clean", "on clean"]
+    assert len(make_cells(found, tmp_path, tmp_path / "runs")) == 2
     lines = [{"expid": name, "group": name} for name in (books, games)]
     assert len(make_cells(make_suite({"title": "T", "experiments": lines}, "x.yaml"), tmp_path, tmp_path)) == 2

@@ -118,5 +118,9 @@ def test_groups_that_differ_in_signs_alone_have_pictures_of_their_own(tmp_path):
     assert (tmp_path / "curves-weight-1.png").read_bytes() == b"above"
     assert (tmp_path / "curves-weight-1-2.png").read_bytes() == b"below"
     assert "![below](curves-weight-1-2.png)" in (tmp_path / "report.md").read_text()
+    third = Image("curves-weight-1-2.png", b"third", "third")
+    Document([Heading("T", 1), *pictures, third]).write(tmp_path)
+    assert (tmp_path / "curves-weight-1-2.png").read_bytes() == b"third"
+    assert (tmp_path / "curves-weight-1-3.png").read_bytes() == b"below"
     Document([Heading("T", 1), pictures[0]]).write(tmp_path)
     assert not (tmp_path / "curves-weight-1-2.png").exists()

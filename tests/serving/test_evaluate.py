@@ -219,4 +219,8 @@ def test_a_runs_own_files_are_not_written_over(written, own_data, capsys):
     before = out.read_bytes() if out.exists() else None
     assert main(["evaluate", str(written.path), "--data", str(own_data), "--output", str(out)]) == 2
     assert "per_user.parquet is a file of the run in" in capsys.readouterr().err
+    link = own_data / "link.parquet"
+    link.symlink_to(out)
+    assert main(["evaluate", str(written.path), "--data", str(own_data), "--output", str(link)]) == 2
+    assert "link.parquet is a file of the run in" in capsys.readouterr().err
     assert (out.read_bytes() if out.exists() else None) == before

@@ -36,7 +36,8 @@ class TrainingHistories(nn.Module):
         window[user[kept], place[kept]] = item[kept]
         first = np.zeros((num_users, width), bool)
         earliest = np.zeros(len(user), bool)
-        earliest[np.unique(np.stack([user, item]), axis=1, return_index=True)[1]] = True
+        pairs = user.astype(np.int64) * (int(item.max(initial=0)) + 1) + item
+        earliest[np.unique(pairs, return_index=True)[1]] = True
         first[user[kept], place[kept]] = earliest[kept]
         self.register_buffer("window", torch.from_numpy(window), persistent=False)
         self.register_buffer("first", torch.from_numpy(first), persistent=False)

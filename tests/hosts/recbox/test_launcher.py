@@ -126,6 +126,13 @@ def test_what_is_not_reczoo_like_is_refused(tmp_path, capsys, text, says):
     assert says in capsys.readouterr().err
 
 
+def test_what_the_script_itself_cannot_open_is_shown_as_python_shows_it(tmp_path):
+    script = write(tmp_path / "x", "import recbox\nopen('my_features.csv')\n")
+    with pytest.raises(FileNotFoundError) as raised:
+        main(["run", str(script), "--expid", "a"])
+    assert any(entry.path == script for entry in raised.traceback)
+
+
 def test_a_missing_script_is_named(tmp_path):
     with pytest.raises(UserError, match=r"there is no script .*run_expid\.py"):
         run_script(tmp_path)
