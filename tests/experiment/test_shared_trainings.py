@@ -15,6 +15,7 @@ from mml_plugin.experiment import kept_users
 from mml_plugin.experiment.cell_rows import SCREENED_OUT, WAITING
 from mml_plugin.experiment.cells import DONE, FAILED, MISSING, Outcome, Runner
 from mml_plugin.experiment.collect import Collector
+from mml_plugin.experiment.dataset import data_identity, data_word
 from mml_plugin.experiment.shared_trainings import behind
 from mml_plugin.report import rows as rows_module
 from tests.experiment.small_suite import cells_of, collected
@@ -62,7 +63,7 @@ def test_a_newer_training_of_a_run_stands_in_every_suite_that_has_it(home, caplo
 
 
 def fingerprint(cell):
-    return load(Path(cell.experiment.params["train_data"]).parent).fingerprint
+    return data_word(data_identity(load(Path(cell.experiment.params["train_data"]).parent)))
 
 
 @pytest.fixture
